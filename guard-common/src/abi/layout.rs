@@ -1,0 +1,38 @@
+//! The committed layout. A change here needs a new [`super::VERSION`].
+
+use super::*;
+use core::mem::{align_of, offset_of, size_of};
+
+#[test]
+fn layouts_are_those_of_version_1() {
+    assert_eq!(VERSION, 1);
+    let sizes = [
+        ("Service", size_of::<Service>(), 24),
+        ("Rule", size_of::<Rule>(), 4),
+        ("Limits", size_of::<Limits>(), 56),
+        ("RuleKeyV4", size_of::<RuleKeyV4>(), 8),
+        ("RuleKeyV6", size_of::<RuleKeyV6>(), 20),
+        ("SourceKey", size_of::<SourceKey>(), 20),
+        ("Meter", size_of::<Meter>(), 24),
+        ("Block", size_of::<Block>(), 24),
+        ("Counter", size_of::<Counter>(), 16),
+        ("PortWord", size_of::<PortWord>(), 8),
+        ("align of keys", align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(), 1),
+    ];
+    for (name, size, expected) in sizes {
+        assert_eq!(size, expected, "{name}");
+    }
+    let offsets = [
+        ("Limits.bytes", offset_of!(Limits, bytes), 16),
+        ("Limits.connections", offset_of!(Limits, connections), 32),
+        ("Limits.max_connections", offset_of!(Limits, max_connections), 48),
+        ("Meter.bytes", offset_of!(Meter, bytes), 8),
+        ("Meter.connections", offset_of!(Meter, connections), 16),
+        ("Block.services_until", offset_of!(Block, services_until), 8),
+        ("Block.dropped", offset_of!(Block, dropped), 16),
+        ("Counter.bytes", offset_of!(Counter, bytes), 8),
+    ];
+    for (name, offset, expected) in offsets {
+        assert_eq!(offset, expected, "{name}");
+    }
+}

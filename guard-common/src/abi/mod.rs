@@ -1,0 +1,21 @@
+//! The types that lie in BPF maps: fixed width, explicit padding, plain data.
+//!
+//! The kernel's program and the agent may be of different builds while one takes over from the other, so
+//! [`VERSION`] changes with every change of a layout or of a meaning here, and a test holds each layout against a
+//! committed snapshot.
+
+mod ids;
+#[cfg(feature = "pod")]
+mod pod;
+mod policy;
+mod state;
+
+pub use ids::{LimitsId, ServiceId};
+pub use policy::{Class, Limits, PORT_WORDS, PortWord, Rule, Service, port_word};
+pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
+
+/// Version of everything in this module.
+pub const VERSION: u32 = 1;
+
+#[cfg(test)]
+mod layout;

@@ -1,0 +1,128 @@
+//! The tables of one generation of the policy.
+
+use super::{LimitsId, ServiceId};
+use crate::epoch::Slot;
+use crate::gcra::Rate;
+use crate::parse::Protocol;
+
+/// Entries of the port table for both slots.
+pub const PORT_WORDS: u32 = 2 * WORDS_PER_SLOT;
+const WORDS_PER_SLOT: u32 = 2 * WORDS_PER_PROTOCOL;
+const WORDS_PER_PROTOCOL: u32 = (1 << 16) / 8;
+
+/// Eight neighbouring ports of one protocol: for each, the number of its service.
+pub type PortWord = [u8; 8];
+
+/// Index of the word of a port, and its place in it.
+#[inline(always)]
+pub const fn port_word(slot: Slot, protocol: Protocol, port: u16) -> (u32, usize) {
+    let protocol = match protocol {
+        Protocol::Tcp => 0,
+        Protocol::Udp => WORDS_PER_PROTOCOL,
+    };
+    (slot.index() * WORDS_PER_SLOT + protocol + (port >> 3) as u32, (port & 7) as usize)
+}
+
+/// A guarded service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Service {
+    flags: u32,
+    /// What of an IPv4 address counts as one source.
+    ipv4_mask: [u8; 4],
+    /// What of an IPv6 address counts as one source.
+    ipv6_mask: [u8; 16],
+}
+
+impl Service {
+    const MONITOR: u32 = 1;
+
+    /// Prefix lengths past the width of an address are taken as the full width.
+    pub fn new(monitor: bool, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
+        let ipv4 = u32::MAX.checked_shl(32 - u32::from(ipv4_prefix.min(32))).unwrap_or(0);
+        let ipv6 = u128::MAX.checked_shl(128 - u32::from(ipv6_prefix.min(128))).unwrap_or(0);
+        Self {
+            flags: if monitor { Self::MONITOR } else { 0 },
+            ipv4_mask: ipv4.to_be_bytes(),
+            ipv6_mask: ipv6.to_be_bytes(),
+        }
+    }
+
+    #[inline(always)]
+    pub const fn monitors(&self) -> bool {
+        self.flags & Self::MONITOR != 0
+    }
+
+    #[inline(always)]
+    pub const fn ipv4_mask(&self) -> [u8; 4] {
+        self.ipv4_mask
+    }
+
+    #[inline(always)]
+    pub const fn ipv6_mask(&self) -> [u8; 16] {
+        self.ipv6_mask
+    }
+}
+
+/// What the policy says of a prefix.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub enum Class {
+    Deny,
+    Allow,
+    Trusted,
+}
+
+/// The rule of the longest prefix around a source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Rule {
+    class: u8,
+    limits: u8,
+    padding: [u8; 2],
+}
+
+impl Rule {
+    const DENY: u8 = 1;
+    const ALLOW: u8 = 2;
+    const TRUSTED: u8 = 3;
+
+    pub const fn new(class: Class, limits: LimitsId) -> Self {
+        let class = match class {
+            Class::Deny => Self::DENY,
+            Class::Allow => Self::ALLOW,
+            Class::Trusted => Self::TRUSTED,
+        };
+        Self { class, limits: limits.get(), padding: [0; 2] }
+    }
+
+    /// A class that is not known here denies.
+    #[inline(always)]
+    pub const fn class(self) -> Class {
+        match self.class {
+            Self::ALLOW => Class::Allow,
+            Self::TRUSTED => Class::Trusted,
+            _ => Class::Deny,
+        }
+    }
+
+    #[inline(always)]
+    pub const fn limits(self) -> LimitsId {
+        LimitsId::new(self.limits)
+    }
+}
+
+/// The limits of one source.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Limits {
+    pub packets: Rate,
+    pub bytes: Rate,
+    pub connections: Rate,
+    /// Concurrent connections; 0 means no limit.
+    pub max_connections: u64,
+}
+
+/// What rules and state of a service are keyed with; four bytes keep the address behind it aligned.
+pub(super) const fn service_key(service: ServiceId) -> [u8; 4] {
+    [0, 0, 0, service.get()]
+}

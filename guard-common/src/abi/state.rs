@@ -1,0 +1,104 @@
+//! Keys, and the state that outlives a generation of the policy.
+
+use super::ServiceId;
+use super::policy::service_key;
+use crate::Address;
+
+/// Data part of a key of the IPv4 rules: the service, then the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct RuleKeyV4 {
+    service: [u8; 4],
+    address: [u8; 4],
+}
+
+/// Data part of a key of the IPv6 rules: the service, then the address.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct RuleKeyV6 {
+    service: [u8; 4],
+    address: [u8; 16],
+}
+
+/// Bits of a rule's key before its address.
+pub const SERVICE_BITS: u32 = 32;
+
+impl RuleKeyV4 {
+    #[inline(always)]
+    pub const fn new(service: ServiceId, address: [u8; 4]) -> Self {
+        Self { service: service_key(service), address }
+    }
+}
+
+impl RuleKeyV6 {
+    #[inline(always)]
+    pub const fn new(service: ServiceId, address: [u8; 16]) -> Self {
+        Self { service: service_key(service), address }
+    }
+}
+
+/// A source at a service: the address cut to the prefix that counts as one source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct SourceKey {
+    address: [u8; 16],
+    service: [u8; 4],
+}
+
+impl SourceKey {
+    /// `service` and the masks of that service, see [`super::Service`].
+    #[inline(always)]
+    pub fn new(id: ServiceId, service: &super::Service, address: Address) -> Self {
+        let address = match address {
+            Address::V4(bytes) => {
+                let masked = u32::from_ne_bytes(bytes) & u32::from_ne_bytes(service.ipv4_mask());
+                Address::V4(masked.to_ne_bytes()).mapped()
+            }
+            Address::V6(bytes) => {
+                (u128::from_ne_bytes(bytes) & u128::from_ne_bytes(service.ipv6_mask())).to_ne_bytes()
+            }
+        };
+        Self { address, service: service_key(id) }
+    }
+
+    pub fn address(&self) -> Address {
+        Address::from_mapped(self.address)
+    }
+
+    pub const fn service(&self) -> ServiceId {
+        ServiceId::new(self.service[3])
+    }
+}
+
+/// The limiter's state of one source: theoretical arrival times, see [`crate::gcra`].
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Meter {
+    pub packets: u64,
+    pub bytes: u64,
+    pub connections: u64,
+}
+
+/// A block of an address or a prefix. Times are nanoseconds of the monotonic clock: 0 is "not blocked",
+/// `u64::MAX` is "forever".
+///
+/// A look-up finds only the longest prefix, so whoever writes a block takes over into it what the blocks around it
+/// say: the later end wins, for each scope.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Block {
+    /// Until when all traffic of the source is dropped.
+    pub host_until: u64,
+    /// Until when its traffic to guarded ports is dropped; never before `host_until`.
+    pub services_until: u64,
+    /// Packets dropped.
+    pub dropped: u64,
+}
+
+/// What is counted for each verdict, on each CPU.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Counter {
+    pub packets: u64,
+    pub bytes: u64,
+}

@@ -1,0 +1,189 @@
+//! The order of the checks.
+
+use crate::abi::{Class, Limits, Service, ServiceId, SourceKey};
+use crate::epoch::Slot;
+use crate::gcra::{Rate, Word};
+use crate::observe::{Limit, Observer, Step};
+use crate::parse::{Parsed, Segment, parse};
+use crate::tables::{MeterState, Tables};
+use crate::{Action, Address, Packet, Reason, Verdict};
+
+/// Decides about one packet.
+///
+/// `clock` tells nanoseconds of the monotonic clock. It is read at most once, and only where a block with an end, a rate
+/// or an unconfirmed policy needs it: reading it costs more than most packets' whole decision.
+#[inline(always)]
+pub fn decide<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    clock: impl Fn() -> u64,
+    observer: &mut impl Observer,
+) -> Verdict {
+    let mut now = Now { clock, read: None };
+    let slot = tables.epoch().live(|| now.get());
+    observer.step(Step::Policy(slot));
+    let parsed = parse(packet);
+    observer.step(Step::Parsed(parsed));
+    let segment = match parsed {
+        Ok(Parsed::Segment(segment)) => segment,
+        Ok(Parsed::OtherIp { source }) => return unguarded(tables, source, &mut now, observer),
+        Ok(Parsed::NotIp) => return of_no_service(Reason::NotIp, Action::Pass),
+        Ok(Parsed::Fragment) => return of_no_service(Reason::Fragment, Action::Pass),
+        Err(_) if tables.enforces(slot) => return of_no_service(Reason::Malformed, Action::Drop),
+        Err(_) => return of_no_service(Reason::Malformed, Action::WouldDrop),
+    };
+    let id = tables.service_at(slot, segment.protocol, segment.port);
+    observer.step(Step::Service(id));
+    let Some((id, service)) = id.and_then(|id| Some((id, tables.service(slot, id)?))) else {
+        return unguarded(tables, segment.source, &mut now, observer);
+    };
+    let at = At { slot, id, service: &service };
+    let reason = guarded(packet, tables, &at, &segment, &mut now, observer);
+    let action = match (reason.drops(), service.monitors()) {
+        (false, _) => Action::Pass,
+        (true, false) => Action::Drop,
+        (true, true) => Action::WouldDrop,
+    };
+    Verdict { action, reason, service: id }
+}
+
+/// The service that a packet is for.
+struct At<'a> {
+    slot: Slot,
+    id: ServiceId,
+    service: &'a Service,
+}
+
+/// A packet for a guarded port.
+#[inline(always)]
+fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
+    packet: &P,
+    tables: &T,
+    at: &At<'_>,
+    segment: &Segment,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> Reason {
+    let rule = tables.rule(at.slot, at.id, segment.source);
+    observer.step(Step::Rule(rule));
+    // The rules come before the blocks: a flood from forged addresses must die on a small hot table.
+    let Some(rule) = rule else { return Reason::NotAllowed };
+    match rule.class() {
+        Class::Deny => return Reason::Denied,
+        Class::Trusted => return Reason::Trusted,
+        Class::Allow => {}
+    }
+    if is_blocked(tables, segment.source, Scope::Services, now, observer) {
+        return Reason::Blocked;
+    }
+    let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
+    observer.step(Step::Limits(limits));
+    let source = SourceKey::new(at.id, at.service, segment.source);
+    match exceeded(packet.length(), tables, &limits, &source, segment.opens_connection, now, observer) {
+        Some(reason) => reason,
+        None => Reason::Allowed,
+    }
+}
+
+/// The first limit that the packet exceeds. Each limit before it has counted the packet.
+#[inline(always)]
+fn exceeded<T: Tables, C: Fn() -> u64>(
+    length: usize,
+    tables: &T,
+    limits: &Limits,
+    source: &SourceKey,
+    opens_connection: bool,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> Option<Reason> {
+    // A source whose state finds no room does not get past its limits.
+    let Some(MeterState { packets, bytes, connections }) = tables.meter(source) else {
+        return Some(Reason::PacketRate);
+    };
+    let mut within = |limit, rate: &Rate, word: &T::Word, units| {
+        let within = rate.is_unlimited() || rate.admit(word, now.get(), units);
+        observer.step(Step::Limit { limit, within });
+        within
+    };
+    if !within(Limit::Packets, &limits.packets, &packets, 1) {
+        return Some(Reason::PacketRate);
+    }
+    if !within(Limit::Bytes, &limits.bytes, &bytes, length as u64) {
+        return Some(Reason::ByteRate);
+    }
+    if !opens_connection {
+        return None;
+    }
+    if !within(Limit::Connections, &limits.connections, &connections, 1) {
+        return Some(Reason::ConnectionRate);
+    }
+    if limits.max_connections == 0 {
+        return None;
+    }
+    let open = tables.connections(source);
+    observer.step(Step::Connections { open, limit: limits.max_connections });
+    (open >= limits.max_connections).then_some(Reason::MaxConnections)
+}
+
+/// IP traffic of no service: only a block of the whole host concerns it.
+#[inline(always)]
+fn unguarded<T: Tables, C: Fn() -> u64>(
+    tables: &T,
+    source: Address,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> Verdict {
+    if tables.has_host_blocks() && is_blocked(tables, source, Scope::Host, now, observer) {
+        return of_no_service(Reason::Blocked, Action::Drop);
+    }
+    of_no_service(Reason::Unguarded, Action::Pass)
+}
+
+#[derive(Clone, Copy)]
+enum Scope {
+    Host,
+    Services,
+}
+
+/// Whether a block of the address, or of a prefix around it, is in force; if so the packet is counted there.
+#[inline(always)]
+fn is_blocked<T: Tables, C: Fn() -> u64>(
+    tables: &T,
+    source: Address,
+    scope: Scope,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> bool {
+    for exact in [true, false] {
+        let block = if exact { tables.block(source) } else { tables.block_around(source) };
+        let Some(block) = block else { continue };
+        let until = match scope {
+            Scope::Host => block.host_until,
+            Scope::Services => block.services_until,
+        };
+        if until == u64::MAX || (until != 0 && now.get() < until) {
+            observer.step(Step::Block { exact, until });
+            block.dropped.add(1);
+            return true;
+        }
+    }
+    false
+}
+
+#[inline(always)]
+const fn of_no_service(reason: Reason, action: Action) -> Verdict {
+    Verdict { action, reason, service: ServiceId::NONE }
+}
+
+/// The time, read when it is first asked for.
+struct Now<C> {
+    clock: C,
+    read: Option<u64>,
+}
+
+impl<C: Fn() -> u64> Now<C> {
+    #[inline(always)]
+    fn get(&mut self) -> u64 {
+        *self.read.get_or_insert_with(|| (self.clock)())
+    }
+}

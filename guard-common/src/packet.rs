@@ -1,0 +1,38 @@
+//! Checked, copying reads of a frame.
+
+/// No header is read past this offset, on either side. The verifier needs a bound on every offset into a
+/// packet; a chain of headers that goes further is malformed for the kernel and the host alike.
+pub const MAX_HEADER_OFFSET: usize = 0xfff;
+
+/// A received frame, from its Ethernet header on.
+///
+/// A frame in several buffers offers only its first buffer to `copy`, while [`length`](Self::length)
+/// counts them all.
+pub trait Packet {
+    /// Length of the whole frame in bytes.
+    fn length(&self) -> usize;
+
+    /// Copies `N` bytes from `offset`, or `None` where the first buffer ends before. `offset` is at most
+    /// [`MAX_HEADER_OFFSET`]: callers go through [`read`].
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+}
+
+/// Copies `N` bytes from `offset`.
+#[inline(always)]
+pub fn read<const N: usize>(packet: &(impl Packet + ?Sized), offset: usize) -> Option<[u8; N]> {
+    if offset > MAX_HEADER_OFFSET {
+        return None;
+    }
+    packet.copy(offset)
+}
+
+/// A frame in one piece of memory.
+impl Packet for [u8] {
+    fn length(&self) -> usize {
+        self.len()
+    }
+
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.get(offset..)?.first_chunk().copied()
+    }
+}

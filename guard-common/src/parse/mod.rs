@@ -1,0 +1,102 @@
+//! From a frame to a source and a port.
+//!
+//! Linux decides what a frame means, so each step here follows what the kernel's receive path does; where that is more
+//! than a bounded parser can follow, the packet is [`Malformed`] rather than passed unread.
+
+mod ethernet;
+mod ipv4;
+mod ipv6;
+mod transport;
+
+use crate::{Address, Packet};
+
+pub use ethernet::MAX_VLAN_TAGS;
+pub use ipv6::MAX_EXTENSION_HEADERS;
+
+/// A transport protocol that has ports to guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Protocol {
+    Tcp,
+    Udp,
+}
+
+impl Protocol {
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+}
+
+/// What a frame is to guard.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Parsed {
+    /// ARP, LLDP, LLC and the like.
+    NotIp,
+    /// A later fragment: it has no ports.
+    Fragment,
+    /// IP without ports: ICMP, ESP, tunnels, …
+    OtherIp { source: Address },
+    /// TCP or UDP.
+    Segment(Segment),
+}
+
+/// The part of a TCP or UDP packet that the decision needs.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Segment {
+    pub source: Address,
+    pub protocol: Protocol,
+    /// Destination port.
+    pub port: u16,
+    /// A TCP segment with SYN and without ACK, or one whose flags are not in this fragment.
+    pub opens_connection: bool,
+}
+
+/// Why an IP packet cannot be judged. No honest stack sends such a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Malformed {
+    /// The frame, or its first buffer, ends within a header.
+    Truncated,
+    /// More VLAN tags than [`MAX_VLAN_TAGS`].
+    TooManyTags,
+    /// The version in the IP header is not that of the Ethernet type.
+    BadVersion,
+    /// The IPv4 header is shorter than 20 bytes, or longer than the packet.
+    BadHeaderLength,
+    /// The IP packet is longer than the frame.
+    BadTotalLength,
+    /// An IPv6 source `::ffff:a.b.c.d`.
+    MappedSource,
+    /// More IPv6 extension headers than [`MAX_EXTENSION_HEADERS`].
+    TooManyExtensionHeaders,
+    /// An IPv6 extension header that goes past the packet.
+    BadExtensionHeader,
+    /// A first fragment that ends before its ports, or a packet that ends within its TCP or UDP header.
+    NoPorts,
+}
+
+impl Malformed {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Truncated => "the frame ends within a header",
+            Self::TooManyTags => "more than two VLAN tags",
+            Self::BadVersion => "the IP version does not fit the Ethernet type",
+            Self::BadHeaderLength => "a bad IPv4 header length",
+            Self::BadTotalLength => "the IP packet is longer than its frame",
+            Self::MappedSource => "an IPv4-mapped IPv6 source",
+            Self::TooManyExtensionHeaders => "too many IPv6 extension headers",
+            Self::BadExtensionHeader => "an IPv6 extension header goes past the packet",
+            Self::NoPorts => "the packet ends before its ports",
+        }
+    }
+}
+
+/// Parses a frame from its Ethernet header on.
+///
+/// # Errors
+/// When the frame is an IP packet that cannot be read as the kernel would.
+#[inline(always)]
+pub fn parse(packet: &(impl Packet + ?Sized)) -> Result<Parsed, Malformed> {
+    let (ethertype, offset) = ethernet::parse(packet)?;
+    match ethertype {
+        ethernet::IPV4 => ipv4::parse(packet, offset),
+        ethernet::IPV6 => ipv6::parse(packet, offset),
+        _ => Ok(Parsed::NotIp),
+    }
+}

@@ -1,0 +1,64 @@
+//! Every look-up that a decision needs.
+
+use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
+use crate::epoch::{Epoch, Slot};
+use crate::gcra::Word;
+use crate::parse::Protocol;
+use crate::Address;
+
+/// The tables of guard: BPF maps in the kernel, plain memory elsewhere.
+pub trait Tables {
+    /// How a shared word of state is reached.
+    type Word: Word;
+
+    fn epoch(&self) -> Epoch;
+
+    /// Whether the policy in `slot` enforces anything; if not, nothing may be dropped.
+    fn enforces(&self, slot: Slot) -> bool;
+
+    fn service_at(&self, slot: Slot, protocol: Protocol, port: u16) -> Option<ServiceId>;
+
+    fn service(&self, slot: Slot, id: ServiceId) -> Option<Service>;
+
+    /// The rule of the longest prefix of the service around `source`.
+    fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule>;
+
+    /// Whether there is any block of scope `host`.
+    fn has_host_blocks(&self) -> bool;
+
+    /// The block of exactly this address.
+    fn block(&self, source: Address) -> Option<BlockState<Self::Word>>;
+
+    /// The block of the longest prefix around this address.
+    fn block_around(&self, source: Address) -> Option<BlockState<Self::Word>>;
+
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits>;
+
+    /// The limiter's state of a source, made if there is none; `None` if there is no room to make it.
+    fn meter(&self, source: &SourceKey) -> Option<MeterState<Self::Word>>;
+
+    /// How many connections the source has open.
+    fn connections(&self, source: &SourceKey) -> u64;
+}
+
+/// A [`Block`] in place.
+#[derive(Clone, Copy, Debug)]
+pub struct BlockState<W> {
+    pub host_until: u64,
+    pub services_until: u64,
+    pub dropped: W,
+}
+
+impl<W> BlockState<W> {
+    pub const fn new(block: &Block, dropped: W) -> Self {
+        Self { host_until: block.host_until, services_until: block.services_until, dropped }
+    }
+}
+
+/// A [`crate::abi::Meter`] in place.
+#[derive(Clone, Copy, Debug)]
+pub struct MeterState<W> {
+    pub packets: W,
+    pub bytes: W,
+    pub connections: W,
+}

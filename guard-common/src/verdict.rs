@@ -1,0 +1,151 @@
+//! What was decided, and where it is counted.
+
+use crate::abi::ServiceId;
+
+/// What happens to a packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum Action {
+    Pass,
+    Drop,
+    /// The service is in monitor mode: the packet passes and is counted as one that would be dropped.
+    WouldDrop,
+}
+
+impl Action {
+    pub const ALL: [Self; 3] = [Self::Pass, Self::Drop, Self::WouldDrop];
+
+    /// The label `verdict` of the metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Pass => "pass",
+            Self::Drop => "drop",
+            Self::WouldDrop => "would_drop",
+        }
+    }
+}
+
+/// Why. A packet has exactly one reason: the first that applies.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[repr(u8)]
+pub enum Reason {
+    NotIp = 0,
+    Unguarded = 1,
+    Fragment = 2,
+    Trusted = 3,
+    Allowed = 4,
+    Blocked = 5,
+    NotAllowed = 6,
+    Denied = 7,
+    PacketRate = 8,
+    ByteRate = 9,
+    ConnectionRate = 10,
+    MaxConnections = 11,
+    Malformed = 12,
+}
+
+impl Reason {
+    pub const ALL: [Self; 13] = [
+        Self::NotIp,
+        Self::Unguarded,
+        Self::Fragment,
+        Self::Trusted,
+        Self::Allowed,
+        Self::Blocked,
+        Self::NotAllowed,
+        Self::Denied,
+        Self::PacketRate,
+        Self::ByteRate,
+        Self::ConnectionRate,
+        Self::MaxConnections,
+        Self::Malformed,
+    ];
+
+    /// The label `reason` of the metrics.
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::NotIp => "not_ip",
+            Self::Unguarded => "unguarded",
+            Self::Fragment => "fragment",
+            Self::Trusted => "trusted",
+            Self::Allowed => "allowed",
+            Self::Blocked => "blocked",
+            Self::NotAllowed => "not_allowed",
+            Self::Denied => "denied",
+            Self::PacketRate => "packet_rate",
+            Self::ByteRate => "byte_rate",
+            Self::ConnectionRate => "connection_rate",
+            Self::MaxConnections => "max_connections",
+            Self::Malformed => "malformed",
+        }
+    }
+
+    /// Whether a packet with this reason is dropped where the policy is enforced.
+    pub const fn drops(self) -> bool {
+        match self {
+            Self::NotIp | Self::Unguarded | Self::Fragment | Self::Trusted | Self::Allowed => false,
+            Self::Blocked
+            | Self::NotAllowed
+            | Self::Denied
+            | Self::PacketRate
+            | Self::ByteRate
+            | Self::ConnectionRate
+            | Self::MaxConnections
+            | Self::Malformed => true,
+        }
+    }
+}
+
+/// The decision about one packet.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+pub struct Verdict {
+    pub action: Action,
+    pub reason: Reason,
+    /// The service that the packet was for, or [`ServiceId::NONE`].
+    pub service: ServiceId,
+}
+
+/// Number of counters: each service (and "none") has one for every pair of reason and mode.
+pub const COUNTERS: u32 = ServiceId::COUNT * COUNTERS_PER_SERVICE;
+
+const COUNTERS_PER_SERVICE: u32 = 32;
+const WOULD_DROP: u32 = 16;
+
+impl Verdict {
+    /// Index of the counter of this verdict, less than [`COUNTERS`].
+    #[inline(always)]
+    pub const fn counter(self) -> u32 {
+        let monitored = match self.action {
+            Action::Pass | Action::Drop => 0,
+            Action::WouldDrop => WOULD_DROP,
+        };
+        self.service.get() as u32 * COUNTERS_PER_SERVICE + monitored + self.reason as u32
+    }
+
+    /// All verdicts that a packet for `service` can get.
+    pub fn possible(service: ServiceId) -> impl Iterator<Item = Self> {
+        let of_action = move |action| {
+            let fits = move |reason: &Reason| reason.drops() != matches!(action, Action::Pass);
+            Reason::ALL.into_iter().filter(fits).map(move |reason| Self { action, reason, service })
+        };
+        Action::ALL.into_iter().flat_map(of_action)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    extern crate std;
+    use super::*;
+    use std::collections::HashSet;
+
+    #[test]
+    fn every_possible_verdict_has_a_counter_of_its_own() {
+        let mut seen = HashSet::new();
+        for service in 0..=u8::MAX {
+            for verdict in Verdict::possible(ServiceId::new(service)) {
+                assert!(verdict.counter() < COUNTERS, "{verdict:?}");
+                assert!(seen.insert(verdict.counter()), "{verdict:?} shares its counter");
+            }
+        }
+        assert_eq!(seen.len(), 256 * (5 + 8 + 8));
+    }
+}

@@ -1,0 +1,135 @@
+//! The tables of the decision, over the maps.
+
+use core::ptr::addr_of_mut;
+
+use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::btf_maps::lpm_trie::Key;
+use guard_common::abi::{
+    Block, Limits, LimitsId, Meter, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
+};
+use guard_common::epoch::{Epoch, Slot};
+use guard_common::parse::Protocol;
+use guard_common::tables::{BlockState, MeterState};
+use guard_common::{Address, Tables};
+
+use crate::maps::{
+    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, ENFORCES, EPOCH, HOST_BLOCKS, LIMITS, METERS, PORTS, RULES_V4, RULES_V6,
+    SERVICES,
+};
+use crate::word::MapWord;
+
+pub struct Maps;
+
+impl Tables for Maps {
+    type Word = MapWord;
+
+    #[inline(always)]
+    fn epoch(&self) -> Epoch {
+        let word = match EPOCH.get_ptr(0) {
+            // SAFETY: an array's value is always there; it is stored as a whole.
+            Some(word) => unsafe { word.read_volatile() },
+            None => 0,
+        };
+        Epoch::from_word(word)
+    }
+
+    #[inline(always)]
+    fn enforces(&self, slot: Slot) -> bool {
+        ENFORCES.get(slot.index()).is_some_and(|enforces| *enforces != 0)
+    }
+
+    #[inline(always)]
+    fn service_at(&self, slot: Slot, protocol: Protocol, port: u16) -> Option<ServiceId> {
+        let (index, place) = port_word(slot, protocol, port);
+        let word = u64::from_le_bytes(*PORTS.get(index)?);
+        match (word >> (place * 8)) as u8 {
+            0 => None,
+            id => Some(ServiceId::new(id)),
+        }
+    }
+
+    #[inline(always)]
+    fn service(&self, slot: Slot, id: ServiceId) -> Option<Service> {
+        SERVICES.get(slot.index() * ServiceId::COUNT + u32::from(id.get())).copied()
+    }
+
+    #[inline(always)]
+    fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
+        match source {
+            Address::V4(address) => {
+                let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, address));
+                RULES_V4.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
+            }
+            Address::V6(address) => {
+                let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, address));
+                RULES_V6.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
+            }
+        }
+    }
+
+    #[inline(always)]
+    fn has_host_blocks(&self) -> bool {
+        HOST_BLOCKS.get(0).is_some_and(|blocks| *blocks != 0)
+    }
+
+    #[inline(always)]
+    fn block(&self, source: Address) -> Option<BlockState<MapWord>> {
+        BLOCKS.get_ptr_mut(&source.mapped()).map(in_place)
+    }
+
+    #[inline(always)]
+    fn block_around(&self, source: Address) -> Option<BlockState<MapWord>> {
+        let key = Key::new(128, source.mapped());
+        BLOCK_PREFIXES.get(&key).map(|block| in_place(core::ptr::from_ref(block).cast_mut()))
+    }
+
+    #[inline(always)]
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits> {
+        if id == LimitsId::NONE {
+            return None;
+        }
+        LIMITS.get(slot.index() * LimitsId::COUNT + u32::from(id.get())).copied()
+    }
+
+    #[inline(always)]
+    fn meter(&self, source: &SourceKey) -> Option<MeterState<MapWord>> {
+        if let Some(meter) = METERS.get_ptr_mut(source) {
+            return Some(metered(meter));
+        }
+        // Another CPU may be first: then its state is the one to use.
+        let _ = METERS.insert(source, Meter::default(), u64::from(BPF_NOEXIST));
+        METERS.get_ptr_mut(source).map(metered)
+    }
+
+    #[inline(always)]
+    fn connections(&self, source: &SourceKey) -> u64 {
+        CONNECTIONS.get_ptr(source).map_or(0, |open| {
+            // SAFETY: the value was just looked up; it is a word that is changed as a whole.
+            unsafe { open.read_volatile() }
+        })
+    }
+}
+
+#[inline(always)]
+fn in_place(block: *mut Block) -> BlockState<MapWord> {
+    // SAFETY: the value was just looked up and stays for the run of the program; its words are aligned.
+    unsafe {
+        BlockState {
+            host_until: addr_of_mut!((*block).host_until).read_volatile(),
+            services_until: addr_of_mut!((*block).services_until).read_volatile(),
+            dropped: MapWord::new(addr_of_mut!((*block).dropped)),
+        }
+    }
+}
+
+#[inline(always)]
+fn metered(meter: *mut Meter) -> MeterState<MapWord> {
+    // SAFETY: the value was just looked up and stays for the run of the program; its words are aligned.
+    unsafe {
+        MeterState {
+            packets: MapWord::new(addr_of_mut!((*meter).packets)),
+            bytes: MapWord::new(addr_of_mut!((*meter).bytes)),
+            connections: MapWord::new(addr_of_mut!((*meter).connections)),
+        }
+    }
+}
