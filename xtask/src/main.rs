@@ -1,1 +1,58 @@
-fn main() {}
+//! `cargo xtask`: builds, shows and tests guard, and sets up what that needs.
+
+mod bpf;
+mod consent;
+mod environment;
+mod packages;
+mod preflight;
+mod privilege;
+mod process;
+mod steps;
+mod toolchain;
+mod verb;
+mod workspace;
+
+use std::process::ExitCode;
+
+use anyhow::Result;
+use clap::Parser;
+
+/// Builds, shows and tests guard. What is missing is set up, after asking.
+#[derive(Debug, Parser)]
+#[command(
+    name = "cargo xtask",
+    bin_name = "cargo xtask",
+    after_help = "Examples:
+  cargo xtask demo               see what guard does, on this machine
+  cargo xtask build --release    make target/release/guard
+  cargo xtask test               everything that must hold before a change goes in"
+)]
+enum Xtask {
+    /// Build the eBPF program and the programs that embed it
+    Build(verb::build::Build),
+    /// Guard a server under real traffic, in network namespaces (as root)
+    Demo(verb::demo::Demo),
+    /// Run every check and test: format, clippy, units, the verifier, the kernel, traffic (partly as root)
+    Test(verb::test::Test),
+    /// Show what the kernel's verifier counts, and compare it with the committed budget (as root)
+    Verify(verb::verify::Verify),
+}
+
+fn main() -> ExitCode {
+    match execute(Xtask::parse()) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("error: {error:#}");
+            ExitCode::FAILURE
+        }
+    }
+}
+
+fn execute(xtask: Xtask) -> Result<()> {
+    match xtask {
+        Xtask::Build(build) => build.execute(),
+        Xtask::Demo(demo) => demo.execute(),
+        Xtask::Test(test) => test.execute(),
+        Xtask::Verify(verify) => verify.execute(),
+    }
+}

@@ -1,0 +1,48 @@
+//! `cargo xtask demo`: the main job, shown on a network made for it.
+
+use std::ffi::OsString;
+use std::os::unix::process::CommandExt;
+
+use anyhow::{Context, Result};
+
+use super::build;
+use crate::consent::Consent;
+use crate::workspace::{Profile, Workspace};
+use crate::{packages, privilege, process};
+
+#[derive(Debug, clap::Args)]
+#[command(after_help = "Examples:
+  cargo xtask demo
+  cargo xtask demo --server-command 'vllm serve MODEL --host :: --port 8000'
+  cargo xtask demo -- --help     what the demo itself understands
+
+Everything happens in network namespaces of its own and is removed at the end.")]
+pub(crate) struct Demo {
+    /// Start this on port 8000 instead of the small streaming server
+    #[arg(long, value_name = "CMD")]
+    server_command: Option<OsString>,
+    #[command(flatten)]
+    consent: Consent,
+    /// Passed on to the demo
+    #[arg(last = true)]
+    arguments: Vec<OsString>,
+}
+
+impl Demo {
+    /// Does not come back when the demo starts: it takes the place of this process, so that Ctrl-C
+    /// and the exit code are its own, and the shell waits until it has cleaned up.
+    pub(crate) fn execute(self) -> Result<()> {
+        let workspace = Workspace::find()?;
+        packages::ensure_tools(self.consent)?;
+        build::all(&workspace, Profile::Release, self.consent)?;
+        let program = workspace.binary(Profile::Release, "guard-demo");
+        let mut demo = privilege::as_root(&program)?;
+        demo.arg("--guard").arg(workspace.binary(Profile::Release, "guard"));
+        if let Some(command) = self.server_command {
+            demo.arg("--server-command").arg(command);
+        }
+        process::announce("Starting the demo");
+        let error = demo.args(self.arguments).exec();
+        Err(error).with_context(|| format!("Could not start the demo, {}.", program.display()))
+    }
+}

@@ -1,0 +1,6 @@
+//! One file per verb.
+
+pub(crate) mod build;
+pub(crate) mod demo;
+pub(crate) mod test;
+pub(crate) mod verify;
