@@ -88,9 +88,13 @@ mod tests {
 
     #[test]
     fn an_unconfirmed_slot_is_live_until_its_deadline() {
-        for (deadline, now, back) in
-            [(1000, 999, false), (1000, 1000, true), (1001, 1000, true), (0, 5, true), (u64::MAX, 1 << 62, false)]
-        {
+        for (deadline, now, back) in [
+            (1000, 999, false),
+            (1000, 1000, true),
+            (1001, 1000, true),
+            (0, 5, true),
+            (u64::MAX, 1 << 62, false),
+        ] {
             for slot in [Slot::A, Slot::B] {
                 let expected = if back { slot.other() } else { slot };
                 let live = Epoch::until(slot, deadline).live(|| now);

@@ -143,9 +143,13 @@ impl Rate {
     }
 }
 
-/// How far a theoretical arrival time lies ahead of now, in ticks; 0 if it has passed, however long ago.
+/// How far a theoretical arrival time lies ahead of now, in ticks; 0 if it has passed, however long ago, and for the
+/// word 0 of a source that was never seen.
 #[inline(always)]
 const fn ahead(arrival: u64, now: u64) -> u64 {
     let ahead = arrival.wrapping_sub(now);
-    if ahead > MAX_AHEAD { 0 } else { ahead }
+    if arrival == 0 || ahead > MAX_AHEAD { 0 } else { ahead }
 }
+
+#[cfg(test)]
+mod tests;

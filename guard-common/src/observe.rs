@@ -14,12 +14,21 @@ pub enum Step {
     /// The rule of the longest prefix around the source.
     Rule(Option<Rule>),
     /// A block that is in force, and whether it is one of exactly this address.
-    Block { exact: bool, until: u64 },
+    Block {
+        exact: bool,
+        until: u64,
+    },
     Limits(Limits),
     /// A limit that was asked, and its answer.
-    Limit { limit: Limit, within: bool },
+    Limit {
+        limit: Limit,
+        within: bool,
+    },
     /// Concurrent connections of the source.
-    Connections { open: u64, limit: u64 },
+    Connections {
+        open: u64,
+        limit: u64,
+    },
 }
 
 /// The limits that are rates.

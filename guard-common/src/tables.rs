@@ -1,10 +1,10 @@
 //! Every look-up that a decision needs.
 
+use crate::Address;
 use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
 use crate::parse::Protocol;
-use crate::Address;
 
 /// The tables of guard: BPF maps in the kernel, plain memory elsewhere.
 pub trait Tables {
@@ -56,7 +56,7 @@ impl<W> BlockState<W> {
 }
 
 /// A [`crate::abi::Meter`] in place.
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Default)]
 pub struct MeterState<W> {
     pub packets: W,
     pub bytes: W,

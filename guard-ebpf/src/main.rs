@@ -46,7 +46,13 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     match verdict.action {
         Action::Pass | Action::WouldDrop => XDP_PASS,
         Action::Drop => {
-            debug!(ctx, "drop: {} of service {}, {} bytes", verdict.reason.name(), verdict.service.get(), length);
+            debug!(
+                ctx,
+                "drop: {} of service {}, {} bytes",
+                verdict.reason.name(),
+                verdict.service.get(),
+                length
+            );
             XDP_DROP
         }
     }

@@ -7,8 +7,8 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Block, Counter, Limits, LimitsId, Meter, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, Service, ServiceId,
-    SourceKey,
+    Block, Counter, Limits, LimitsId, Meter, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6,
+    Service, ServiceId, ServiceName, SourceKey,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -21,15 +21,18 @@ pub type RulesV6 = LpmTrie<RuleKeyV6, Rule, 1024>;
 #[btf_map]
 pub static EPOCH: Array<u64, 1> = Array::new();
 
-/// For each slot: 1 if its policy enforces anything, 0 if all of it only monitors.
 #[btf_map]
-pub static ENFORCES: Array<u64, SLOTS> = Array::new();
+pub static POLICIES: Array<Policy, SLOTS> = Array::new();
 
 #[btf_map]
 pub static PORTS: Array<PortWord, { PORT_WORDS as usize }> = Array::new();
 
 #[btf_map]
 pub static SERVICES: Array<Service, { SLOTS * ServiceId::COUNT as usize }> = Array::new();
+
+/// Only the agent reads these.
+#[btf_map]
+pub static SERVICE_NAMES: Array<ServiceName, { ServiceId::COUNT as usize }> = Array::new();
 
 #[btf_map]
 pub static LIMITS: Array<Limits, { SLOTS * LimitsId::COUNT as usize }> = Array::new();

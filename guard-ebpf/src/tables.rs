@@ -5,7 +5,8 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
+    Block, Limits, LimitsId, Meter, Policy, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId,
+    SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
@@ -13,8 +14,8 @@ use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Tables};
 
 use crate::maps::{
-    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, ENFORCES, EPOCH, HOST_BLOCKS, LIMITS, METERS, PORTS, RULES_V4, RULES_V6,
-    SERVICES,
+    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, POLICIES, PORTS, RULES_V4,
+    RULES_V6, SERVICES,
 };
 use crate::word::MapWord;
 
@@ -35,7 +36,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn enforces(&self, slot: Slot) -> bool {
-        ENFORCES.get(slot.index()).is_some_and(|enforces| *enforces != 0)
+        POLICIES.get(slot.index()).is_some_and(Policy::enforces)
     }
 
     #[inline(always)]

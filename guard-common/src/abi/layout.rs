@@ -7,6 +7,7 @@ use core::mem::{align_of, offset_of, size_of};
 fn layouts_are_those_of_version_1() {
     assert_eq!(VERSION, 1);
     let sizes = [
+        ("Policy", size_of::<Policy>(), 16),
         ("Service", size_of::<Service>(), 24),
         ("Rule", size_of::<Rule>(), 4),
         ("Limits", size_of::<Limits>(), 56),

@@ -11,7 +11,7 @@ mod policy;
 mod state;
 
 pub use ids::{LimitsId, ServiceId};
-pub use policy::{Class, Limits, PORT_WORDS, PortWord, Rule, Service, port_word};
+pub use policy::{Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, port_word};
 pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
 
 /// Version of everything in this module.

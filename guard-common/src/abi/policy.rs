@@ -23,6 +23,33 @@ pub const fn port_word(slot: Slot, protocol: Protocol, port: u16) -> (u32, usize
     (slot.index() * WORDS_PER_SLOT + protocol + (port >> 3) as u32, (port & 7) as usize)
 }
 
+/// What is known of a generation of the policy as a whole.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Policy {
+    flags: u64,
+    /// Counts the policies that were made live; the higher of the two slots is the newer.
+    pub generation: u64,
+}
+
+impl Policy {
+    const ENFORCES: u64 = 1;
+
+    /// `enforces` is false if every service only monitors: then nothing may be dropped.
+    pub const fn new(generation: u64, enforces: bool) -> Self {
+        Self { flags: if enforces { Self::ENFORCES } else { 0 }, generation }
+    }
+
+    #[inline(always)]
+    pub const fn enforces(&self) -> bool {
+        self.flags & Self::ENFORCES != 0
+    }
+}
+
+/// The name of a service, filled up with zeros. Only the agent reads it: a counter of the kernel outlives
+/// the agent that knew the policy.
+pub type ServiceName = [u8; 64];
+
 /// A guarded service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
