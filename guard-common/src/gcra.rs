@@ -111,7 +111,8 @@ impl Rate {
             if ahead + cost > self.tolerance {
                 return false;
             }
-            match word.compare_exchange(arrival, now.wrapping_add(ahead + cost)) {
+            // 0 stays the word of a source that was never seen.
+            match word.compare_exchange(arrival, now.wrapping_add(ahead + cost).max(1)) {
                 Ok(()) => return true,
                 Err(seen) => arrival = seen,
             }

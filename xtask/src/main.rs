@@ -42,7 +42,10 @@ fn main() -> ExitCode {
     match execute(Xtask::parse()) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
-            eprintln!("error: {error:#}");
+            eprintln!("error: {error}");
+            for cause in error.chain().skip(1) {
+                eprintln!("  cause: {cause}");
+            }
             ExitCode::FAILURE
         }
     }
