@@ -4,7 +4,7 @@ use crate::abi::{Class, Limits, Service, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
-use crate::parse::{Parsed, Segment, parse};
+use crate::parse::{Headers, Kind, parse};
 use crate::tables::{MeterState, Tables};
 use crate::{Action, Address, Packet, Reason, Verdict};
 
@@ -19,26 +19,27 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     clock: impl Fn() -> u64,
     observer: &mut impl Observer,
 ) -> Verdict {
-    let mut now = Now { clock, read: None };
+    let mut now = Now { clock, read: 0 };
     let slot = tables.epoch().live(|| now.get());
     observer.step(Step::Policy(slot));
-    let parsed = parse(packet);
-    observer.step(Step::Parsed(parsed));
-    let segment = match parsed {
-        Ok(Parsed::Segment(segment)) => segment,
-        Ok(Parsed::OtherIp { source }) => return unguarded(tables, source, &mut now, observer),
-        Ok(Parsed::NotIp) => return of_no_service(Reason::NotIp, Action::Pass),
-        Ok(Parsed::Fragment) => return of_no_service(Reason::Fragment, Action::Pass),
+    let mut headers = Headers::default();
+    let kind = parse(packet, &mut headers);
+    observer.step(Step::Parsed(kind, headers));
+    let protocol = match kind {
+        Ok(Kind::Segment(protocol)) => protocol,
+        Ok(Kind::OtherIp) => return unguarded(tables, headers.source, &mut now, observer),
+        Ok(Kind::NotIp) => return of_no_service(Reason::NotIp, Action::Pass),
+        Ok(Kind::Fragment) => return of_no_service(Reason::Fragment, Action::Pass),
         Err(_) if tables.enforces(slot) => return of_no_service(Reason::Malformed, Action::Drop),
         Err(_) => return of_no_service(Reason::Malformed, Action::WouldDrop),
     };
-    let id = tables.service_at(slot, segment.protocol, segment.port);
+    let id = tables.service_at(slot, protocol, headers.port);
     observer.step(Step::Service(id));
     let Some((id, service)) = id.and_then(|id| Some((id, tables.service(slot, id)?))) else {
-        return unguarded(tables, segment.source, &mut now, observer);
+        return unguarded(tables, headers.source, &mut now, observer);
     };
     let at = At { slot, id, service: &service };
-    let reason = guarded(packet, tables, &at, &segment, &mut now, observer);
+    let reason = guarded(packet, tables, &at, &headers, &mut now, observer);
     let action = match (reason.drops(), service.monitors()) {
         (false, _) => Action::Pass,
         (true, false) => Action::Drop,
@@ -60,11 +61,11 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
     packet: &P,
     tables: &T,
     at: &At<'_>,
-    segment: &Segment,
+    headers: &Headers,
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Reason {
-    let rule = tables.rule(at.slot, at.id, segment.source);
+    let rule = tables.rule(at.slot, at.id, headers.source);
     observer.step(Step::Rule(rule));
     // The rules come before the blocks: a flood from forged addresses must die on a small hot table.
     let Some(rule) = rule else { return Reason::NotAllowed };
@@ -73,13 +74,14 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
         Class::Trusted => return Reason::Trusted,
         Class::Allow => {}
     }
-    if is_blocked(tables, segment.source, Scope::Services, now, observer) {
+    if is_blocked(tables, headers.source, Scope::Services, now, observer) {
         return Reason::Blocked;
     }
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
     observer.step(Step::Limits(limits));
-    let source = SourceKey::new(at.id, at.service, segment.source);
-    match exceeded(packet.length(), tables, &limits, &source, segment.opens_connection, now, observer) {
+    let source = SourceKey::new(at.id, at.service, headers.source);
+    match exceeded(packet.length(), tables, &limits, &source, headers.flags.opens_connection(), now, observer)
+    {
         Some(reason) => reason,
         None => Reason::Allowed,
     }
@@ -178,12 +180,16 @@ const fn of_no_service(reason: Reason, action: Action) -> Verdict {
 /// The time, read when it is first asked for.
 struct Now<C> {
     clock: C,
-    read: Option<u64>,
+    /// 0 before: a plain number, so that the verifier need not follow two kinds of it.
+    read: u64,
 }
 
 impl<C: Fn() -> u64> Now<C> {
     #[inline(always)]
     fn get(&mut self) -> u64 {
-        *self.read.get_or_insert_with(|| (self.clock)())
+        if self.read == 0 {
+            self.read = (self.clock)();
+        }
+        self.read
     }
 }

@@ -5,27 +5,24 @@
 //! other slot by itself, whether an agent lives or not.
 
 /// One of the two places where a policy lies.
+///
+/// A number rather than an enum: the verifier then follows one path for both.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Slot {
-    A,
-    B,
-}
+pub struct Slot(u32);
 
 impl Slot {
+    pub const A: Self = Self(0);
+    pub const B: Self = Self(1);
+
+    /// 0 or 1.
     #[inline(always)]
     pub const fn index(self) -> u32 {
-        match self {
-            Self::A => 0,
-            Self::B => 1,
-        }
+        self.0 & 1
     }
 
     #[inline(always)]
     pub const fn other(self) -> Self {
-        match self {
-            Self::A => Self::B,
-            Self::B => Self::A,
-        }
+        Self(self.0 ^ 1)
     }
 }
 
@@ -67,7 +64,7 @@ impl Epoch {
     /// The live slot; asks for the time only while a confirmation is awaited.
     #[inline(always)]
     pub fn live(self, now: impl FnOnce() -> u64) -> Slot {
-        let applied = if self.0 & 1 == 0 { Slot::A } else { Slot::B };
+        let applied = Slot((self.0 & 1) as u32);
         match self.deadline() {
             Some(deadline) if now() >= deadline => applied.other(),
             _ => applied,

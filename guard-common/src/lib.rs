@@ -37,7 +37,7 @@ pub mod parse;
 pub mod tables;
 pub mod verdict;
 
-pub use address::Address;
+pub use address::{Address, Family};
 pub use decide::decide;
 pub use packet::Packet;
 pub use tables::Tables;

@@ -2,12 +2,12 @@
 
 use crate::abi::{Limits, Rule, ServiceId};
 use crate::epoch::Slot;
-use crate::parse::{Malformed, Parsed};
+use crate::parse::{Headers, Kind, Malformed};
 
 /// One step that led to a verdict.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Step {
-    Parsed(Result<Parsed, Malformed>),
+    Parsed(Result<Kind, Malformed>, Headers),
     /// The generation of the policy that judges.
     Policy(Slot),
     Service(Option<ServiceId>),

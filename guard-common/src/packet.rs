@@ -15,6 +15,19 @@ pub trait Packet {
     /// Copies `N` bytes from `offset`, or `None` where the first buffer ends before. `offset` is at most
     /// [`MAX_HEADER_OFFSET`]: callers go through [`read`].
     fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]>;
+
+    /// Returns `offset`. In the kernel the verifier forgets here what it knows of the number: where many paths come together that
+    /// differ only in it, they are walked once from here on, and not once for each.
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        offset
+    }
+}
+
+/// See [`Packet::forget`].
+#[inline(always)]
+pub fn forget<P: Packet + ?Sized>(_: &P, offset: usize) -> usize {
+    P::forget(offset)
 }
 
 /// Copies `N` bytes from `offset`.

@@ -11,7 +11,7 @@ use guard_common::abi::{
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
 use guard_common::tables::{BlockState, MeterState};
-use guard_common::{Address, Tables};
+use guard_common::{Address, Family, Tables};
 
 use crate::maps::{
     BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, POLICIES, PORTS, RULES_V4,
@@ -56,12 +56,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
-        match source {
-            Address::V4(address) => {
+        match source.family() {
+            Family::V4(address) => {
                 let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, address));
                 RULES_V4.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
             }
-            Address::V6(address) => {
+            Family::V6(address) => {
                 let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, address));
                 RULES_V6.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
             }
@@ -75,12 +75,12 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn block(&self, source: Address) -> Option<BlockState<MapWord>> {
-        BLOCKS.get_ptr_mut(&source.mapped()).map(in_place)
+        BLOCKS.get_ptr_mut(&source.to_bytes()).map(in_place)
     }
 
     #[inline(always)]
     fn block_around(&self, source: Address) -> Option<BlockState<MapWord>> {
-        let key = Key::new(128, source.mapped());
+        let key = Key::new(128, source.to_bytes());
         BLOCK_PREFIXES.get(&key).map(|block| in_place(core::ptr::from_ref(block).cast_mut()))
     }
 

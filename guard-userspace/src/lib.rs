@@ -1,6 +1,26 @@
 //! The agent and the command-line tool of guard.
+//!
+//! ```text
+//! cli ──> control (client) ··unix socket··> agent ──> datapath ──> kernel
+//!  │                                          │           ^
+//!  └──> config ──> plan ──────────────────────┴───────────┘
+//!                    └──> memory (the same decision, on the host)
+//! ```
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`config`] | the policy file: as written, validated |
+//! | [`plan`] | a policy as the entries of the tables |
+//! | [`memory`] | the tables in plain memory |
+//! | [`datapath`] | guard in the kernel; the only module that names aya |
+//! | [`agent`] | the daemon |
+//! | [`control`] | the control socket, as its clients see it |
+//! | [`cli`] | the command line; the only module that prints |
 
+pub mod agent;
+pub mod cli;
 pub mod config;
+pub mod control;
 pub mod datapath;
 pub mod memory;
 pub mod plan;

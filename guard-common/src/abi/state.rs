@@ -49,20 +49,12 @@ impl SourceKey {
     /// `service` and the masks of that service, see [`super::Service`].
     #[inline(always)]
     pub fn new(id: ServiceId, service: &super::Service, address: Address) -> Self {
-        let address = match address {
-            Address::V4(bytes) => {
-                let masked = u32::from_ne_bytes(bytes) & u32::from_ne_bytes(service.ipv4_mask());
-                Address::V4(masked.to_ne_bytes()).mapped()
-            }
-            Address::V6(bytes) => {
-                (u128::from_ne_bytes(bytes) & u128::from_ne_bytes(service.ipv6_mask())).to_ne_bytes()
-            }
-        };
-        Self { address, service: service_key(id) }
+        let address = address.masked(service.ipv4_mask(), service.ipv6_mask());
+        Self { address: address.to_bytes(), service: service_key(id) }
     }
 
     pub fn address(&self) -> Address {
-        Address::from_mapped(self.address)
+        Address::v6(self.address)
     }
 
     pub const fn service(&self) -> ServiceId {

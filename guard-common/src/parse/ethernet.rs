@@ -2,7 +2,7 @@
 
 use super::Malformed;
 use crate::Packet;
-use crate::packet::read;
+use crate::packet::{forget, read};
 
 /// Tags that are looked through. Linux strips tags with number 0 one after the other, so a third tag cannot be passed as
 /// "not IP": it could hide a port.
@@ -27,7 +27,7 @@ pub(super) fn parse(packet: &(impl Packet + ?Sized)) -> Result<(u16, usize), Mal
             return Ok((ethertype, offset));
         }
         ethertype = u16::from_be_bytes(read(packet, offset + 2).ok_or(Malformed::Truncated)?);
-        offset += TAG;
+        offset = forget(packet, offset + TAG);
     }
     if is_tag(ethertype) { Err(Malformed::TooManyTags) } else { Ok((ethertype, offset)) }
 }

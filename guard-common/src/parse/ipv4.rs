@@ -1,7 +1,7 @@
 //! IPv4 (RFC 791).
 
 use super::transport::{self, Span};
-use super::{Malformed, Parsed};
+use super::{Headers, Kind, Malformed};
 use crate::packet::read;
 use crate::{Address, Packet};
 
@@ -10,7 +10,11 @@ const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
 #[inline(always)]
-pub(super) fn parse(packet: &(impl Packet + ?Sized), start: usize) -> Result<Parsed, Malformed> {
+pub(super) fn parse(
+    packet: &(impl Packet + ?Sized),
+    start: usize,
+    headers: &mut Headers,
+) -> Result<Kind, Malformed> {
     let header: [u8; MIN_HEADER] = read(packet, start).ok_or(Malformed::Truncated)?;
     let [version_length, _, t0, t1, _, _, f0, f1, _, protocol, _, _, s0, s1, s2, s3, ..] = header;
     if version_length >> 4 != 4 {
@@ -25,16 +29,17 @@ pub(super) fn parse(packet: &(impl Packet + ?Sized), start: usize) -> Result<Par
     if total > room {
         return Err(Malformed::BadTotalLength);
     }
+    headers.source = Address::v4([s0, s1, s2, s3]);
     let fragment = u16::from_be_bytes([f0, f1]);
     if fragment & FRAGMENT_OFFSET != 0 {
-        return Ok(Parsed::Fragment);
+        return Ok(Kind::Fragment);
     }
     let span = Span {
         start: start + header_length,
         length: total - header_length,
-        first_fragment: fragment & MORE_FRAGMENTS != 0,
+        more_fragments: fragment & MORE_FRAGMENTS,
     };
-    transport::parse(packet, Address::V4([s0, s1, s2, s3]), protocol, span)
+    transport::parse(packet, protocol, span, headers)
 }
 
 /// A total length of 0 stands for "see the frame" in the super-packets that generic XDP is given once they pass

@@ -26,26 +26,43 @@ impl Protocol {
 
 /// What a frame is to guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Parsed {
+pub enum Kind {
     /// ARP, LLDP, LLC and the like.
     NotIp,
     /// A later fragment: it has no ports.
     Fragment,
     /// IP without ports: ICMP, ESP, tunnels, …
-    OtherIp { source: Address },
+    OtherIp,
     /// TCP or UDP.
-    Segment(Segment),
+    Segment(Protocol),
 }
 
-/// The part of a TCP or UDP packet that the decision needs.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Segment {
+/// What the headers say, as far as the kind of the frame has it; the rest is zero.
+///
+/// This is filled in rather than returned with the kind: wherever two paths of the program meet, the verifier must know all of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Headers {
+    /// IP's source.
     pub source: Address,
-    pub protocol: Protocol,
     /// Destination port.
     pub port: u16,
-    /// A TCP segment with SYN and without ACK, or one whose flags are not in this fragment.
-    pub opens_connection: bool,
+    /// The flags of TCP.
+    pub flags: TcpFlags,
+}
+
+/// The flags in a TCP header.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct TcpFlags(pub u8);
+
+impl TcpFlags {
+    pub const SYN: Self = Self(0x02);
+    pub const ACK: Self = Self(0x10);
+
+    /// SYN without ACK.
+    #[inline(always)]
+    pub const fn opens_connection(self) -> bool {
+        self.0 & (Self::SYN.0 | Self::ACK.0) == Self::SYN.0
+    }
 }
 
 /// Why an IP packet cannot be judged. No honest stack sends such a packet.
@@ -92,11 +109,11 @@ impl Malformed {
 /// # Errors
 /// When the frame is an IP packet that cannot be read as the kernel would.
 #[inline(always)]
-pub fn parse(packet: &(impl Packet + ?Sized)) -> Result<Parsed, Malformed> {
+pub fn parse(packet: &(impl Packet + ?Sized), headers: &mut Headers) -> Result<Kind, Malformed> {
     let (ethertype, offset) = ethernet::parse(packet)?;
     match ethertype {
-        ethernet::IPV4 => ipv4::parse(packet, offset),
-        ethernet::IPV6 => ipv6::parse(packet, offset),
-        _ => Ok(Parsed::NotIp),
+        ethernet::IPV4 => ipv4::parse(packet, offset, headers),
+        ethernet::IPV6 => ipv6::parse(packet, offset, headers),
+        _ => Ok(Kind::NotIp),
     }
 }

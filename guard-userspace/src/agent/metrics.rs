@@ -1,0 +1,86 @@
+//! The metrics, in the text format of Prometheus.
+//!
+//! The maps of the kernel are the counters; each scrape reads them once into a registry of its own. So a counter outlives the agent, and
+//! one scrape is of one moment.
+
+use prometheus::core::Collector;
+use prometheus::process_collector::ProcessCollector;
+use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+
+use super::status::Status;
+
+/// The content type of [`encode`].
+pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+
+/// # Errors
+/// When a metric is refused by the registry: a bug.
+pub fn encode(status: &Status) -> prometheus::Result<Vec<u8>> {
+    let mut text = Vec::new();
+    TextEncoder::new().encode(&build(status)?.gather(), &mut text)?;
+    Ok(text)
+}
+
+/// A registry with the values of `status`.
+///
+/// # Errors
+/// When a metric is refused by the registry: a bug.
+pub fn build(status: &Status) -> prometheus::Result<Registry> {
+    let registry = Registry::new();
+    add(&registry, counters(status)?)?;
+    add(&registry, interfaces(status)?)?;
+    add(&registry, [generation(status)?, build_info(status)?])?;
+    registry.register(Box::new(ProcessCollector::for_self()))?;
+    Ok(registry)
+}
+
+fn add<C: Collector + 'static>(registry: &Registry, metrics: impl IntoIterator<Item = C>) -> prometheus::Result<()> {
+    metrics.into_iter().try_for_each(|metric| registry.register(Box::new(metric)))
+}
+
+fn counters(status: &Status) -> prometheus::Result<[IntCounterVec; 2]> {
+    let labels = ["service", "verdict", "reason"];
+    let packets = IntCounterVec::new(
+        Opts::new("guard_packets_total", "Packets by service (none: \"\"), verdict and reason."),
+        &labels,
+    )?;
+    let bytes = IntCounterVec::new(
+        Opts::new("guard_bytes_total", "Bytes of frames by service (none: \"\"), verdict and reason."),
+        &labels,
+    )?;
+    for counter in &status.counters {
+        let labels = [counter.service.as_str(), &counter.verdict, &counter.reason];
+        packets.with_label_values(&labels).inc_by(counter.packets);
+        bytes.with_label_values(&labels).inc_by(counter.bytes);
+    }
+    Ok([packets, bytes])
+}
+
+fn interfaces(status: &Status) -> prometheus::Result<[IntGaugeVec; 1]> {
+    let attached = IntGaugeVec::new(
+        Opts::new("guard_attached", "1 for each interface that the program is on, by its mode."),
+        &["interface", "mode"],
+    )?;
+    for interface in &status.interfaces {
+        attached.with_label_values(&[&interface.name, &interface.mode]).set(1);
+    }
+    Ok([attached])
+}
+
+fn generation(status: &Status) -> prometheus::Result<IntGaugeVec> {
+    let generation = IntGaugeVec::new(
+        Opts::new("guard_policy_generation", "Counts the policies that were made live; grows with each."),
+        &[],
+    )?;
+    let no_labels: &[&str] = &[];
+    generation.with_label_values(no_labels).set(i64::try_from(status.policy.generation).unwrap_or(i64::MAX));
+    Ok(generation)
+}
+
+fn build_info(status: &Status) -> prometheus::Result<IntGaugeVec> {
+    let info = IntGaugeVec::new(
+        Opts::new("guard_build_info", "1; the labels say what runs."),
+        &["version", "revision"],
+    )?;
+    info.with_label_values(&[&status.version, &status.revision]).set(1);
+    Ok(info)
+}

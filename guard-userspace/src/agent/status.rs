@@ -1,0 +1,136 @@
+//! What guard shows of itself: `guard status`, `guard status --json` and the metrics are made from this.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use guard_common::Verdict;
+use guard_common::abi::{Counter, ServiceId};
+use nix::net::if_::if_indextoname;
+use serde::{Deserialize, Serialize};
+
+use crate::config;
+use crate::datapath::pins::Pins;
+use crate::datapath::{Attachment, Error, Maps};
+
+/// The state of a guard at one moment.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Status {
+    pub version: String,
+    pub revision: String,
+    /// Process id of the agent; none when the kernel's maps were read without one.
+    pub pid: Option<u32>,
+    pub uptime_seconds: Option<u64>,
+    pub policy: PolicyStatus,
+    pub interfaces: Vec<InterfaceStatus>,
+    pub services: Vec<ServiceStatus>,
+    /// Every verdict that can be, those that were never reached included.
+    pub counters: Vec<CounterStatus>,
+}
+
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct PolicyStatus {
+    pub file: Option<String>,
+    /// Counts the policies that were made live.
+    pub generation: u64,
+    /// Seconds since the epoch of the last policy that this agent made live.
+    pub loaded_at: Option<u64>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct InterfaceStatus {
+    pub name: String,
+    pub index: u32,
+    /// `native` or `generic`.
+    pub mode: String,
+    /// Whether frames in several buffers (large MTU) reach the program, where that is known.
+    pub multi_buffer: Option<bool>,
+    /// Why the mode is not the best one.
+    pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ServiceStatus {
+    pub name: String,
+    /// As in the policy: `8000`, `8100-8103`.
+    pub ports: Vec<String>,
+    pub protocols: Vec<String>,
+    /// `enforce` or `monitor`.
+    pub mode: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct CounterStatus {
+    /// Empty for traffic of no service.
+    pub service: String,
+    pub verdict: String,
+    pub reason: String,
+    pub packets: u64,
+    pub bytes: u64,
+}
+
+impl Status {
+    /// What a guard in the kernel says when no agent runs.
+    ///
+    /// # Errors
+    /// When nothing is pinned there, or it cannot be read.
+    pub fn of_pins(pins: &Pins) -> Result<Self, Error> {
+        let mut status = of_maps(&Maps::open(pins)?)?;
+        let pinned = pins.pinned_links()?.into_iter().map(|(index, mode, _)| InterfaceStatus {
+            name: interface_name(index),
+            index,
+            mode: mode.name().into(),
+            multi_buffer: None,
+            why: None,
+        });
+        status.interfaces = pinned.collect();
+        Ok(status)
+    }
+}
+
+fn interface_name(index: u32) -> String {
+    if_indextoname(index).map_or_else(|_| "(gone)".into(), |name| name.to_string_lossy().into_owned())
+}
+
+/// What the maps alone say.
+pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
+    let names = maps.service_names()?;
+    let by_id: BTreeMap<ServiceId, &str> = names.iter().map(|(name, id)| (*id, name.as_str())).collect();
+    let ids: Vec<ServiceId> = by_id.keys().copied().collect();
+    let counter = |(verdict, counter): &(Verdict, Counter)| CounterStatus {
+        service: by_id.get(&verdict.service).copied().unwrap_or_default().into(),
+        verdict: verdict.action.name().into(),
+        reason: verdict.reason.name().into(),
+        packets: counter.packets,
+        bytes: counter.bytes,
+    };
+    Ok(Status {
+        version: env!("CARGO_PKG_VERSION").into(),
+        revision: env!("GUARD_REVISION").into(),
+        policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
+        counters: maps.counters(&ids)?.values().map(counter).collect(),
+        ..Status::default()
+    })
+}
+
+pub(super) fn of_attachment(attachment: &Attachment) -> InterfaceStatus {
+    InterfaceStatus {
+        name: attachment.interface.clone(),
+        index: attachment.index,
+        mode: attachment.mode.name().into(),
+        multi_buffer: Some(attachment.multi_buffer),
+        why: attachment.why.clone(),
+    }
+}
+
+pub(super) fn of_service(service: &config::Service) -> ServiceStatus {
+    let port = |range: &RangeInclusive<u16>| match (range.start(), range.end()) {
+        (start, end) if start == end => start.to_string(),
+        (start, end) => format!("{start}-{end}"),
+    };
+    ServiceStatus {
+        name: service.name.clone(),
+        ports: service.ports.iter().map(port).collect(),
+        protocols: service.protocols.iter().map(|protocol| protocol.name().into()).collect(),
+        mode: service.mode.name().into(),
+    }
+}

@@ -1,0 +1,91 @@
+//! The command line: one file a verb. Only this module prints.
+
+mod check;
+mod detach;
+mod failure;
+mod output;
+mod policy_source;
+mod run;
+mod status;
+
+use std::ffi::OsString;
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::{Args, Parser, Subcommand};
+
+use crate::control::Client;
+use crate::datapath::pins::Pins;
+use failure::report;
+
+const EXAMPLES: &str = "\
+Examples:
+  guard run --interface eth0 --port 8000 --allow 10.0.0.0/8    guard a port, without a policy file
+  guard check /etc/guard/guard.toml                            is the policy right?
+  guard run                                                    run with /etc/guard/guard.toml
+  guard status                                                 what is guarded, and what was dropped
+  guard detach                                                 take guard out of the kernel
+
+Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found.";
+
+/// Guards the ports of an inference host in the kernel: who may connect, and how much.
+#[derive(Parser, Debug)]
+#[command(name = "guard", version, after_help = EXAMPLES, max_term_width = 110)]
+struct Cli {
+    #[command(flatten)]
+    global: Global,
+    #[command(subcommand)]
+    command: Command,
+}
+
+/// What every command takes.
+#[derive(Args, Clone, Debug)]
+struct Global {
+    /// Print one JSON document instead of text
+    #[arg(long, global = true)]
+    json: bool,
+    /// Control socket of the agent
+    #[arg(long, global = true, env = "GUARD_SOCKET", default_value = "/run/guard/guard.sock", value_name = "PATH")]
+    socket: PathBuf,
+    /// Where maps and links are pinned, on a BPF file system
+    #[arg(long, global = true, env = "GUARD_PIN_PATH", default_value = "/sys/fs/bpf/guard", value_name = "PATH")]
+    pin_path: PathBuf,
+}
+
+impl Global {
+    fn client(&self) -> Client {
+        Client::new(&self.socket)
+    }
+
+    fn pins(&self) -> Pins {
+        Pins::new(&self.pin_path)
+    }
+}
+
+#[derive(Subcommand, Debug)]
+enum Command {
+    Run(run::Run),
+    Check(check::Check),
+    Status(status::ShowStatus),
+    Detach(detach::Detach),
+}
+
+/// Runs the command line and says how the process ends.
+pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let cli = match Cli::try_parse_from(arguments) {
+        Ok(cli) => cli,
+        // Help and version are "errors" too; clap prints each where it belongs and knows the status.
+        Err(error) => {
+            let _ = error.print();
+            return ExitCode::from(u8::try_from(error.exit_code()).unwrap_or(2));
+        }
+    };
+    let Cli { global, command } = cli;
+    let result = match command {
+        Command::Run(command) => command.execute(&global),
+        Command::Check(command) => command.execute(&global),
+        Command::Status(command) => command.execute(&global),
+        Command::Detach(command) => command.execute(&global),
+    };
+    result.unwrap_or_else(|error| report(&error))
+}

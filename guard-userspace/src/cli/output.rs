@@ -1,0 +1,48 @@
+//! What all commands print with.
+
+use std::io::{self, ErrorKind, Write};
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+/// Prints text on stdout. A reader that has seen enough (`guard status | head`) is no failure.
+pub(super) fn print(text: &str) -> Result<()> {
+    match io::stdout().write_all(text.as_bytes()) {
+        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
+        _ => Ok(()),
+    }
+}
+
+/// Prints one JSON document.
+pub(super) fn print_json(document: &impl Serialize) -> Result<()> {
+    let text = serde_json::to_string_pretty(document).context("cannot write the answer as JSON")?;
+    print(&format!("{text}\n"))
+}
+
+/// Rows in columns: text to the left, numbers to the right. The first row is the heading.
+pub(super) fn table(rows: &[Vec<String>]) -> String {
+    let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
+    let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
+    let widths: Vec<usize> = (0..columns).map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let is_number = |cell: &String| cell.chars().next().is_some_and(|first| first.is_ascii_digit());
+    let numbers: Vec<bool> = (0..columns).map(|column| cells(column).skip(1).all(is_number)).collect();
+    let line = |row: &Vec<String>| {
+        let cells = row.iter().zip(&widths).zip(&numbers).map(|((cell, width), number)| {
+            if *number { format!("{cell:>width$}") } else { format!("{cell:<width$}") }
+        });
+        format!("  {}\n", cells.collect::<Vec<_>>().join("  ").trim_end())
+    };
+    rows.iter().map(line).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_stand_to_the_right() {
+        let rows = [["reason", "packets"], ["not_allowed", "7"], ["allowed", "1200"]];
+        let rows: Vec<Vec<String>> = rows.map(|row| row.map(String::from).to_vec()).to_vec();
+        assert_eq!(table(&rows), "  reason       packets\n  not_allowed        7\n  allowed         1200\n");
+    }
+}

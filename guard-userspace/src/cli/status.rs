@@ -1,0 +1,107 @@
+use std::fmt::Write as _;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::Result;
+use clap::Args;
+
+use super::Global;
+use super::output::{print, print_json, table};
+use crate::agent::Status;
+use crate::control::{ClientError, path};
+
+/// Show what is guarded, how, and what was counted
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Without a running agent the state of the kernel is shown: what the program goes on to count.
+
+Examples:
+  guard status
+  guard status --all                                      reasons that never occurred, too
+  guard status --json | jq '.counters[] | select(.verdict == \"drop\")'")]
+pub(super) struct ShowStatus {
+    /// Show counters that are zero, too
+    #[arg(long)]
+    all: bool,
+}
+
+impl ShowStatus {
+    pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let status = match runtime.block_on(global.client().get::<Status>(path::STATUS)) {
+            Ok(status) => status,
+            Err(ClientError::NoAgent(_)) => Status::of_pins(&global.pins())?,
+            Err(error) => return Err(error.into()),
+        };
+        if global.json {
+            print_json(&status)?;
+        } else {
+            print(&self.render(&status))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+
+    fn render(&self, status: &Status) -> String {
+        let mut text = String::new();
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{}", agent_line(status));
+        let _ = writeln!(text, "{}", policy_line(status));
+        let _ = write!(text, "\ninterfaces\n{}", interfaces(status));
+        if !status.services.is_empty() {
+            let _ = write!(text, "\nservices\n{}", services(status));
+        }
+        let _ = write!(text, "\npackets\n{}", self.counters(status));
+        text
+    }
+
+    fn counters(&self, status: &Status) -> String {
+        let mut rows = vec![["service", "verdict", "reason", "packets", "bytes"].map(String::from).to_vec()];
+        for counter in status.counters.iter().filter(|counter| self.all || counter.packets > 0) {
+            let service = if counter.service.is_empty() { "-" } else { &counter.service };
+            let (packets, bytes) = (counter.packets.to_string(), counter.bytes.to_string());
+            rows.push(vec![service.into(), counter.verdict.clone(), counter.reason.clone(), packets, bytes]);
+        }
+        if rows.len() == 1 { "  none yet\n".into() } else { table(&rows) }
+    }
+}
+
+fn agent_line(status: &Status) -> String {
+    match (status.pid, status.uptime_seconds) {
+        (Some(pid), Some(uptime)) => {
+            let uptime = humantime::format_duration(Duration::from_secs(uptime));
+            format!("agent      running, process {pid}, for {uptime} (guard {})", status.version)
+        }
+        _ => "agent      NOT RUNNING; the kernel goes on with its last policy".into(),
+    }
+}
+
+fn policy_line(status: &Status) -> String {
+    let from = status.policy.file.as_deref().map(|file| format!(" from {file}")).unwrap_or_default();
+    format!("policy     generation {}{from}", status.policy.generation)
+}
+
+fn interfaces(status: &Status) -> String {
+    if status.interfaces.is_empty() {
+        return "  none: no packet is judged\n".into();
+    }
+    let mut rows = vec![["interface", "index", "mode", "frames", "why"].map(String::from).to_vec()];
+    for interface in &status.interfaces {
+        let frames = match interface.multi_buffer {
+            Some(true) => "any size",
+            Some(false) => "one buffer",
+            None => "-",
+        };
+        let why = interface.why.clone().unwrap_or_default();
+        rows.push(vec![interface.name.clone(), interface.index.to_string(), interface.mode.clone(), frames.into(), why]);
+    }
+    table(&rows)
+}
+
+fn services(status: &Status) -> String {
+    let mut rows = vec![["service", "ports", "protocols", "mode"].map(String::from).to_vec()];
+    for service in &status.services {
+        let (ports, protocols) = (service.ports.join(","), service.protocols.join(","));
+        rows.push(vec![service.name.clone(), ports, protocols, service.mode.clone()]);
+    }
+    table(&rows)
+}

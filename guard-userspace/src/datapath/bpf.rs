@@ -1,0 +1,124 @@
+//! The calls of bpf(2) that aya does not have: updates in one batch, and cutting a link that others hold too.
+//!
+//! The layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
+#![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
+
+use std::ffi::CString;
+use std::io;
+use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
+
+const UPDATE: libc::c_int = 2;
+const OBJECT_GET: libc::c_int = 7;
+const UPDATE_BATCH: libc::c_int = 26;
+const LINK_DETACH: libc::c_int = 34;
+
+/// `struct { ... } batch` of `union bpf_attr`.
+#[repr(C)]
+struct BatchAttributes {
+    in_batch: u64,
+    out_batch: u64,
+    keys: u64,
+    values: u64,
+    count: u32,
+    map: u32,
+    element_flags: u64,
+    flags: u64,
+}
+
+/// The part of `union bpf_attr` for one element.
+#[repr(C)]
+struct ElementAttributes {
+    map: u32,
+    padding: u32,
+    key: u64,
+    value: u64,
+    flags: u64,
+}
+
+/// Writes all pairs. Keys and values have the sizes of the map's.
+///
+/// A kernel that has no batch for this kind of map (LPM tries before 5.13), and one whose batch stops half way (an LPM
+/// trie's allocator may run dry between two elements, and is filled up again outside of the batch), is given the
+/// next element alone; then the batch goes on behind it.
+pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+    assert_eq!(keys.len(), values.len(), "each key has a value");
+    let mut done = 0;
+    let mut batches = true;
+    while done < keys.len() {
+        if batches {
+            match update_batch(map, &keys[done..], &values[done..]) {
+                (_, Ok(())) => return Ok(()),
+                (written, Err(error)) => {
+                    done += written;
+                    batches = !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | ENOTSUPP));
+                }
+            }
+        }
+        if let (Some(key), Some(value)) = (keys.get(done), values.get(done)) {
+            update(map, key, value)?;
+            done += 1;
+        }
+    }
+    Ok(())
+}
+
+/// Not in libc: the kernel's own "operation is not supported".
+const ENOTSUPP: i32 = 524;
+
+fn update_batch<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> (usize, io::Result<()>) {
+    let mut attributes = BatchAttributes {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: values.as_ptr() as u64,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let result = call(UPDATE_BATCH, &mut attributes).map(drop);
+    // The kernel writes back how many elements it took, but leaves the count alone where it refuses the call as such.
+    let written = match &result {
+        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | ENOTSUPP)) => 0,
+        _ => attributes.count as usize,
+    };
+    (written.min(keys.len()), result)
+}
+
+pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
+    let mut attributes = ElementAttributes {
+        map: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_ref(value) as u64,
+        flags: 0,
+    };
+    call(UPDATE, &mut attributes).map(drop)
+}
+
+/// Opens what is pinned at `path`.
+pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = [path.as_ptr() as u64, 0];
+    let descriptor = call(OBJECT_GET, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Cuts a link off its interface, whoever else holds it.
+pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    let mut link = link.as_raw_fd().cast_unsigned();
+    call(LINK_DETACH, &mut link).map(drop)
+}
+
+fn call<A>(command: libc::c_int, attributes: &mut A) -> io::Result<libc::c_int> {
+    // SAFETY: the attributes are of the layout that the command takes, and what they point to outlives the call.
+    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
+    if result < 0 {
+        return Err(io::Error::last_os_error());
+    }
+    // A descriptor or 0.
+    Ok(result as libc::c_int)
+}

@@ -1,0 +1,45 @@
+//! What was counted.
+
+use std::collections::BTreeMap;
+
+use aya::maps::{PerCpuArray, PerCpuValues};
+use aya::util::nr_cpus;
+use guard_common::Verdict;
+use guard_common::abi::{Counter, ServiceId};
+
+use super::{Error, Maps};
+
+impl Maps {
+    /// The counters of all verdicts that a packet for one of `services`, or for none, can get; summed over the CPUs.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counters(&self, services: &[ServiceId]) -> Result<BTreeMap<u32, (Verdict, Counter)>, Error> {
+        let counters = PerCpuArray::<_, Counter>::try_from(self.get("COUNTERS")?)?;
+        let mut sums = BTreeMap::new();
+        for verdict in [ServiceId::NONE].iter().chain(services).flat_map(|service| Verdict::possible(*service)) {
+            let mut sum = Counter::default();
+            for counter in counters.get(&verdict.counter(), 0)?.iter() {
+                sum.packets += counter.packets;
+                sum.bytes += counter.bytes;
+            }
+            sums.insert(verdict.counter(), (verdict, sum));
+        }
+        Ok(sums)
+    }
+
+    pub(super) fn reset_counters(&mut self, service: ServiceId) -> Result<(), Error> {
+        let cpus = nr_cpus().map_err(|(file, source)| Error::File {
+            action: "cannot count the CPUs from",
+            path: file.into(),
+            source,
+        })?;
+        let mut counters = PerCpuArray::<_, Counter>::try_from(self.get_mut("COUNTERS")?)?;
+        for verdict in Verdict::possible(service) {
+            let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]);
+            let zeros = zeros.map_err(|source| Error::Table { table: "COUNTERS", source })?;
+            counters.set(verdict.counter(), zeros, 0)?;
+        }
+        Ok(())
+    }
+}

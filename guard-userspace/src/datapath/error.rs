@@ -1,0 +1,63 @@
+use std::io;
+use std::path::PathBuf;
+
+use aya::maps::MapError;
+use aya::pin::PinError;
+use aya::programs::ProgramError;
+
+/// What can go wrong between guard and the kernel. Each message says the cause and, where it is known, what to do.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error("this is Linux {running}; guard needs Linux {needed} or newer")]
+    KernelTooOld { running: String, needed: &'static str },
+    #[error(
+        "guard needs the capabilities CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON, and {} missing: run it as root, or give them to \
+         it with systemd's AmbientCapabilities=",
+        missing_list(.missing)
+    )]
+    MissingCapabilities { missing: Vec<&'static str> },
+    #[error("the capabilities of this process cannot be read: {0}")]
+    Capabilities(String),
+    #[error(
+        "{path} is not on a BPF file system and mounting one at /sys/fs/bpf failed ({source}): run `mount -t bpf bpf /sys/fs/bpf`"
+    )]
+    NoBpfFs { path: PathBuf, source: io::Error },
+    #[error("{action} {path}: {source}")]
+    File { action: &'static str, path: PathBuf, source: io::Error },
+    #[error(
+        "the pinned map {path} does not have the shape of this build of guard ({difference}): run `guard detach` to start anew; \
+         blocks that are only in the kernel are lost"
+    )]
+    PinnedShape { path: PathBuf, difference: String },
+    #[error("the kernel does not load the program of guard: {0}")]
+    Load(String),
+    #[error("guard is not in the kernel: nothing is pinned at {path}; `guard run` starts it")]
+    NotRunning { path: PathBuf },
+    #[error("there is no map {0} in the program of guard: the build is broken")]
+    NoMap(&'static str),
+    #[error("there is no program {0} in the object of guard: the build is broken")]
+    NoProgram(&'static str),
+    #[error("there is no interface {0:?}: `ip -brief link` lists those that exist")]
+    NoInterface(String),
+    #[error("interface {interface}: another XDP program is attached, and guard does not replace it: see `ip -details link show dev {interface}`")]
+    ForeignProgram { interface: String },
+    #[error("interface {interface}: {reason}")]
+    Attach { interface: String, reason: String },
+    #[error("table {table}: {source}")]
+    Table { table: &'static str, source: io::Error },
+    #[error("table {table} is full: it has room for {capacity} entries")]
+    TableFull { table: &'static str, capacity: u32 },
+    #[error("a policy waits for its confirmation: run `guard confirm`, or wait until it has gone back by itself")]
+    AwaitsConfirmation,
+    #[error(transparent)]
+    Map(#[from] MapError),
+    #[error(transparent)]
+    Pin(#[from] PinError),
+    #[error(transparent)]
+    Program(#[from] ProgramError),
+}
+
+fn missing_list(missing: &[&str]) -> String {
+    let verb = if missing.len() == 1 { "is" } else { "are" };
+    format!("{} {verb}", missing.join(", "))
+}

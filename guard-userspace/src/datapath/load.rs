@@ -1,0 +1,218 @@
+//! Loading the object, or taking over what is pinned.
+
+use std::borrow::Cow;
+use std::error::Error as StdError;
+use std::os::fd::{AsRawFd, RawFd};
+
+use aya::maps::{MapData, MapInfo};
+use aya::programs::links::FdLink;
+use aya::programs::{Program, Xdp};
+use aya::{Ebpf, EbpfLoader};
+
+use super::maps::{Maps, NAMES};
+use super::pins::Pins;
+use super::{Error, host, stack};
+
+/// The compiled program, aligned as an ELF file must be.
+#[repr(align(8))]
+struct Aligned<T: ?Sized>(T);
+static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/guard.o")));
+
+/// The program for frames in several buffers, and the one for frames in one.
+pub(super) const MULTI_BUFFER: &str = "guard_frags";
+pub(super) const SINGLE_BUFFER: &str = "guard";
+
+/// `aya_log_common::Level::Debug`.
+const DEBUG: u8 = 4;
+
+/// How much room the tables have. They are made once, and kept by what is pinned.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Capacities {
+    /// Blocked addresses, and as many blocked prefixes.
+    pub blocks: u32,
+    /// Sources whose rates are tracked.
+    pub sources: u32,
+    /// Sources with open connections.
+    pub connections: u32,
+}
+
+impl Default for Capacities {
+    fn default() -> Self {
+        Self { blocks: 1 << 20, sources: 1 << 18, connections: 1 << 17 }
+    }
+}
+
+#[derive(Clone, Debug, Default)]
+pub struct Options {
+    pub capacities: Capacities,
+    /// Where to pin; without, all of it ends with the process.
+    pub pins: Option<Pins>,
+    /// Writes each dropped packet to the agent's log: for debugging, costly.
+    pub log_drops: bool,
+    /// Stops the program's clock at this many nanoseconds: for tests that compare it with the host's build.
+    pub fixed_time: Option<u64>,
+}
+
+/// The program and its maps, loaded.
+pub struct Datapath {
+    pub(super) ebpf: Ebpf,
+    maps: Maps,
+    pub(super) pins: Option<Pins>,
+    /// Which of the two programs this kernel takes.
+    pub(super) multi_buffer: bool,
+    /// Links that end with this process.
+    pub(super) unpinned: Vec<FdLink>,
+}
+
+impl Datapath {
+    /// Loads the program into the kernel; what is pinned is taken over.
+    ///
+    /// # Errors
+    /// When the kernel or the privileges do not suffice, when pinned maps have another shape, or when the kernel refuses the program.
+    pub fn open(options: &Options) -> Result<Self, Error> {
+        host::check()?;
+        if let Some(pins) = &options.pins {
+            pins.prepare()?;
+            check_shapes(pins, &options.capacities)?;
+        }
+        let multi_buffer = host::takes_multi_buffer();
+        let mut ebpf = load_object(options)?;
+        let maps = Maps::take(&mut ebpf)?;
+        let mut datapath = Self { ebpf, maps, pins: options.pins.clone(), multi_buffer, unpinned: Vec::new() };
+        datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
+        Ok(datapath)
+    }
+
+    pub fn maps(&self) -> &Maps {
+        &self.maps
+    }
+
+    pub fn maps_mut(&mut self) -> &mut Maps {
+        &mut self.maps
+    }
+
+    /// The program of this name, loaded if it was not yet.
+    pub(super) fn load_program(&mut self, name: &'static str) -> Result<&mut Xdp, Error> {
+        let program = self.ebpf.program_mut(name).ok_or(Error::NoProgram(name))?;
+        let Program::Xdp(program) = program else { return Err(Error::NoProgram(name)) };
+        if program.fd().is_err() {
+            program.load().map_err(|error| Error::Load(causes(&error)))?;
+        }
+        Ok(program)
+    }
+
+    pub(super) fn main_program(&self) -> &'static str {
+        if self.multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER }
+    }
+
+    /// What the program writes with [`Options::log_drops`].
+    ///
+    /// # Errors
+    /// When it was taken before.
+    pub fn kernel_log(&mut self) -> Result<KernelLog, Error> {
+        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Load(causes(&error)))?;
+        Ok(KernelLog(logger))
+    }
+}
+
+/// The log of the program in the kernel: readable when there is something to write.
+pub struct KernelLog(aya_log::EbpfLogger<&'static dyn log::Log>);
+
+impl KernelLog {
+    /// Passes what the program has written on to this process' logger.
+    pub fn flush(&mut self) {
+        self.0.flush();
+    }
+}
+
+impl AsRawFd for KernelLog {
+    fn as_raw_fd(&self) -> RawFd {
+        self.0.as_raw_fd()
+    }
+}
+
+fn load_object(options: &Options) -> Result<Ebpf, Error> {
+    let capacities = sizes(&options.capacities);
+    let mut loader = EbpfLoader::new();
+    for (name, size) in &capacities {
+        loader.map_max_entries(name, *size);
+    }
+    if let Some(pins) = &options.pins {
+        for name in NAMES {
+            loader.map_pin_path(name, Cow::Owned(pins.map(name)));
+        }
+    }
+    // 0 is silence; what is never asked for the verifier removes.
+    let level: u8 = if options.log_drops { DEBUG } else { 0 };
+    loader.override_global("AYA_LOG_LEVEL", &level, true);
+    let fixed_time = options.fixed_time.unwrap_or(0);
+    loader.override_global("FIXED_TIME", &fixed_time, true);
+    loader.load(&OBJECT.0).map_err(|error| Error::Load(causes(&error)))
+}
+
+/// The tables whose size is configured.
+fn sizes(capacities: &Capacities) -> [(&'static str, u32); 4] {
+    [
+        ("BLOCKS", capacities.blocks),
+        ("BLOCK_PREFIXES", capacities.blocks),
+        ("METERS", capacities.sources),
+        ("CONNECTIONS", capacities.connections),
+    ]
+}
+
+/// The stack of a program and of the deepest function that it may call.
+pub(super) fn stack_depth(program: &'static str) -> Result<u32, Error> {
+    let object = parse_object()?;
+    let main = object.programs.get(program).ok_or(Error::NoProgram(program))?.function_key();
+    let depth = |key| object.functions.get(key).map_or(0, |function| stack::depth(&function.instructions));
+    let others = object.functions.keys().filter(|key| object.programs.values().all(|program| program.function_key() != **key));
+    Ok(depth(&main) + others.map(depth).max().unwrap_or(0))
+}
+
+fn parse_object() -> Result<aya_obj::Object, Error> {
+    aya_obj::Object::parse(&OBJECT.0).map_err(|error| Error::Load(causes(&error)))
+}
+
+/// aya opens a pinned map without a look at it: a map of another shape would be read wrongly.
+fn check_shapes(pins: &Pins, capacities: &Capacities) -> Result<(), Error> {
+    let object = parse_object()?;
+    let sizes = sizes(capacities);
+    for name in NAMES {
+        let path = pins.map(name);
+        if !path.exists() {
+            continue;
+        }
+        let expected = object.maps.get(name).ok_or(Error::NoMap(name))?;
+        let found = MapData::from_pin(&path)?.info()?;
+        let max_entries = sizes.iter().find(|(sized, _)| *sized == name).map_or(expected.max_entries(), |(_, size)| *size);
+        if let Some(difference) = difference(&found, expected, max_entries)? {
+            return Err(Error::PinnedShape { path, difference });
+        }
+    }
+    Ok(())
+}
+
+fn difference(found: &MapInfo, expected: &aya_obj::Map, max_entries: u32) -> Result<Option<String>, Error> {
+    let pairs = [
+        ("type", found.map_type()? as u32, expected.map_type()),
+        ("key size", found.key_size(), expected.key_size()),
+        ("value size", found.value_size(), expected.value_size()),
+        ("entries", found.max_entries(), max_entries),
+    ];
+    let differs = pairs.iter().find(|(_, found, expected)| found != expected);
+    Ok(differs.map(|(what, found, expected)| format!("{what} {found} instead of {expected}")))
+}
+
+/// An error and all that led to it, in one line.
+pub(super) fn causes(error: &dyn StdError) -> String {
+    let mut text = error.to_string();
+    let mut next = error.source();
+    while let Some(cause) = next {
+        let cause_text = cause.to_string();
+        if !text.contains(&cause_text) {
+            text = format!("{text}: {cause_text}");
+        }
+        next = cause.source();
+    }
+    text
+}

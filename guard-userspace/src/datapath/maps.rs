@@ -1,0 +1,80 @@
+//! The maps, whether they come with a program that was just loaded or from the pins of one that runs.
+
+use std::collections::BTreeMap;
+use std::os::fd::{AsFd, BorrowedFd};
+
+use aya::Ebpf;
+use aya::maps::{Array, Map, MapData};
+
+use super::Error;
+use super::pins::Pins;
+
+/// Every map that is kept over restarts.
+pub(super) const NAMES: [&str; 14] = [
+    "EPOCH",
+    "POLICIES",
+    "PORTS",
+    "SERVICES",
+    "SERVICE_NAMES",
+    "LIMITS",
+    "RULES_V4",
+    "RULES_V6",
+    "HOST_BLOCKS",
+    "BLOCKS",
+    "BLOCK_PREFIXES",
+    "METERS",
+    "CONNECTIONS",
+    "COUNTERS",
+];
+
+/// The maps of a guard in the kernel. What it says and does needs no agent.
+pub struct Maps {
+    by_name: BTreeMap<&'static str, Map>,
+}
+
+impl Maps {
+    /// The maps of a loaded object.
+    pub(super) fn take(ebpf: &mut Ebpf) -> Result<Self, Error> {
+        let take = |name| Ok((name, ebpf.take_map(name).ok_or(Error::NoMap(name))?));
+        Ok(Self { by_name: NAMES.into_iter().map(take).collect::<Result<_, Error>>()? })
+    }
+
+    /// The pinned maps of a guard that was started before.
+    ///
+    /// # Errors
+    /// When nothing is pinned there, or it cannot be opened.
+    pub fn open(pins: &Pins) -> Result<Self, Error> {
+        let open = |name| {
+            let path = pins.map(name);
+            if !path.exists() {
+                return Err(Error::NotRunning { path: pins.root().into() });
+            }
+            Ok((name, Map::from_map_data(MapData::from_pin(path)?)?))
+        };
+        Ok(Self { by_name: NAMES.into_iter().map(open).collect::<Result<_, Error>>()? })
+    }
+
+    pub(super) fn get(&self, name: &'static str) -> Result<&Map, Error> {
+        self.by_name.get(name).ok_or(Error::NoMap(name))
+    }
+
+    pub(super) fn get_mut(&mut self, name: &'static str) -> Result<&mut Map, Error> {
+        self.by_name.get_mut(name).ok_or(Error::NoMap(name))
+    }
+
+    pub(super) fn array<V: aya::Pod>(&self, name: &'static str) -> Result<Array<&MapData, V>, Error> {
+        Ok(Array::try_from(self.get(name)?)?)
+    }
+
+    pub(super) fn array_mut<V: aya::Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, V>, Error> {
+        Ok(Array::try_from(self.get_mut(name)?)?)
+    }
+
+    /// The descriptor of a map, which aya's typed maps do not show.
+    pub(super) fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+        match self.get(name)? {
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => Ok(data.fd().as_fd()),
+            _ => Err(Error::NoMap(name)),
+        }
+    }
+}

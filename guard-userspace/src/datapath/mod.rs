@@ -1,0 +1,28 @@
+//! Guard in the kernel: the only module that names aya.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`host`] | asks whether this kernel and this process can run guard at all |
+//! | [`pins`] | where maps and links lie in bpffs, and how all of it is taken away |
+//! | [`load`] | loads the object, or takes over what is pinned |
+//! | [`publish`] | makes a new policy live |
+//! | [`attach`] | puts the program on an interface |
+//! | [`counters`] | reads what was counted |
+//! | [`probe`] | runs single frames through the program, for tests |
+
+pub mod attach;
+mod bpf;
+pub mod counters;
+mod error;
+pub mod host;
+pub mod load;
+mod maps;
+pub mod pins;
+pub mod probe;
+pub mod publish;
+mod stack;
+
+pub use attach::{Attachment, Mode, ModeRequest};
+pub use error::Error;
+pub use load::{Capacities, Datapath, KernelLog, Options};
+pub use maps::Maps;

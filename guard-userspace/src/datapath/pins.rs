@@ -1,0 +1,155 @@
+//! Where maps and links lie in bpffs.
+//!
+//! ```text
+//! /sys/fs/bpf/guard/            GUARD_PIN_PATH
+//!   abi-1/EPOCH, BLOCKS, …      the maps, by the version of their layout
+//!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
+//! ```
+
+use std::io::{self, ErrorKind};
+use std::os::fd::AsFd;
+use std::path::{Path, PathBuf};
+use std::{fs, iter};
+
+use guard_common::abi;
+use nix::mount::{MsFlags, mount};
+use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
+
+use super::{Error, Mode, bpf};
+
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// The pin directory of one guard.
+#[derive(Clone, Debug)]
+pub struct Pins {
+    root: PathBuf,
+}
+
+impl Pins {
+    pub fn new(root: impl Into<PathBuf>) -> Self {
+        Self { root: root.into() }
+    }
+
+    pub fn root(&self) -> &Path {
+        &self.root
+    }
+
+    /// Whether anything of guard is pinned here.
+    pub fn exist(&self) -> bool {
+        self.root.exists()
+    }
+
+    pub(super) fn map(&self, name: &str) -> PathBuf {
+        self.maps().join(name)
+    }
+
+    fn maps(&self) -> PathBuf {
+        self.root.join(format!("abi-{}", abi::VERSION))
+    }
+
+    pub(super) fn link(&self, index: u32, mode: Mode) -> PathBuf {
+        self.links().join(format!("{index}-{}", mode.name()))
+    }
+
+    fn links(&self) -> PathBuf {
+        self.root.join("links")
+    }
+
+    /// Makes the directories, and mounts a BPF file system where there is none.
+    pub(super) fn prepare(&self) -> Result<(), Error> {
+        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
+        if !is_bpffs(existing) {
+            self.mount()?;
+        }
+        for directory in [self.maps(), self.links()] {
+            fs::create_dir_all(&directory).map_err(|source| Error::File {
+                action: "cannot create",
+                path: directory,
+                source,
+            })?;
+        }
+        Ok(())
+    }
+
+    /// Many machines boot without a BPF file system; one that is mounted here lives until the next boot.
+    fn mount(&self) -> Result<(), Error> {
+        let failed = |source| Error::NoBpfFs { path: self.root.clone(), source };
+        if !self.root.starts_with(BPFFS) {
+            return Err(failed(io::Error::new(ErrorKind::InvalidInput, format!("the pins are not below {BPFFS}"))));
+        }
+        let nothing: Option<&str> = None;
+        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, nothing)
+            .map_err(|errno| failed(errno.into()))
+    }
+
+    /// The pinned links: the index of the interface, the mode, and the link.
+    ///
+    /// # Errors
+    /// When the directory cannot be listed.
+    pub fn pinned_links(&self) -> Result<Vec<(u32, Mode, PathBuf)>, Error> {
+        let mut links = Vec::new();
+        for path in entries(&self.links())? {
+            let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
+            let parsed = name.split_once('-').and_then(|(index, mode)| Some((index.parse().ok()?, Mode::named(mode)?)));
+            if let Some((index, mode)) = parsed {
+                links.push((index, mode, path));
+            }
+        }
+        Ok(links)
+    }
+
+    /// Takes guard out of the kernel: every link is cut, every pin removed, also those of other builds and those of a
+    /// start that was cut short. Returns how many links there were.
+    ///
+    /// # Errors
+    /// When a link cannot be cut or a pin cannot be removed; the others are gone all the same.
+    pub fn remove_all(&self) -> Result<usize, Error> {
+        let links = entries(&self.links())?;
+        let mut result = Ok(links.len());
+        for link in &links {
+            result = result.and_then(|count| cut(link).map(|()| count));
+        }
+        let directories = entries(&self.root)?;
+        let files = directories.iter().filter(|path| path.is_dir()).map(|path| entries(path));
+        for file in files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
+            result = result.and_then(|count| remove(&file, |path| fs::remove_file(path)).map(|()| count));
+        }
+        for directory in directories.iter().map(PathBuf::as_path).chain(iter::once(self.root.as_path())) {
+            result = result.and_then(|count| remove(directory, |path| fs::remove_dir(path)).map(|()| count));
+        }
+        result
+    }
+}
+
+fn cut(pin: &Path) -> Result<(), Error> {
+    let cut = bpf::open_pin(pin).and_then(|link| bpf::detach_link(link.as_fd()));
+    match cut {
+        Ok(()) => Ok(()),
+        // Somebody else removed the pin, or the interface is gone and took the link with it.
+        Err(error) if matches!(error.raw_os_error(), Some(libc::ENOENT | libc::ENOLINK)) => Ok(()),
+        Err(source) => Err(Error::File { action: "cannot cut the link", path: pin.into(), source }),
+    }
+}
+
+fn is_bpffs(path: &Path) -> bool {
+    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+}
+
+/// What lies in a directory; nothing if it does not exist.
+fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let failed = |source| Error::File { action: "cannot list", path: directory.into(), source };
+    match fs::read_dir(directory) {
+        Ok(entries) => entries.map(|entry| entry.map(|entry| entry.path()).map_err(failed)).collect(),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(Vec::new()),
+        Err(error) => Err(failed(error)),
+    }
+}
+
+fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), Error> {
+    match how(path) {
+        Err(source) if source.kind() != ErrorKind::NotFound => {
+            Err(Error::File { action: "cannot remove", path: path.into(), source })
+        }
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,61 @@
+//! Single frames through the program that the kernel runs, and what the kernel says of the program.
+
+use aya::programs::{TestRun, TestRunOptions};
+use guard_common::Action;
+
+use super::{Datapath, Error};
+
+const XDP_DROP: u32 = 1;
+const XDP_PASS: u32 = 2;
+
+/// What the verifier and the compiler made of a program.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct ProgramSize {
+    pub name: &'static str,
+    /// Instructions that the verifier walked through, over all paths.
+    pub verified: u32,
+    /// Instructions of the program, as the kernel has translated them.
+    pub translated: u32,
+    /// Bytes of machine code.
+    pub machine_code: u32,
+    /// Bytes of stack, of the 512 that there are.
+    pub stack: u32,
+}
+
+impl Datapath {
+    /// Runs the program on one frame (`BPF_PROG_TEST_RUN`). A `would_drop` is a pass to the kernel.
+    ///
+    /// # Errors
+    /// When the kernel does not run it: a frame is at least 14 bytes long, and at most one page less some room.
+    pub fn run_frame(&self, frame: &[u8]) -> Result<Action, Error> {
+        let program = self.ebpf.program(self.main_program()).ok_or(Error::NoProgram("guard"))?;
+        let program: &aya::programs::Xdp = program.try_into()?;
+        let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };
+        match program.test_run(options)?.return_value {
+            XDP_PASS => Ok(Action::Pass),
+            XDP_DROP => Ok(Action::Drop),
+            other => Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop"))),
+        }
+    }
+
+    /// The size of each program that this kernel takes.
+    ///
+    /// # Errors
+    /// When one does not load.
+    pub fn sizes(&mut self) -> Result<Vec<ProgramSize>, Error> {
+        let mut names = vec![super::load::SINGLE_BUFFER];
+        names.extend(self.multi_buffer.then_some(super::load::MULTI_BUFFER));
+        names.into_iter().map(|name| self.size_of(name)).collect()
+    }
+
+    fn size_of(&mut self, name: &'static str) -> Result<ProgramSize, Error> {
+        let info = self.load_program(name)?.info()?;
+        Ok(ProgramSize {
+            name,
+            verified: info.verified_instruction_count().unwrap_or(0),
+            translated: info.size_translated().unwrap_or(0) / 8,
+            machine_code: info.size_jitted(),
+            stack: super::load::stack_depth(name)?,
+        })
+    }
+}

@@ -1,0 +1,170 @@
+//! Making a new policy live.
+//!
+//! The policy is written into the slot that is not live. Its tries are new maps; putting them in place waits until no CPU
+//! runs a packet that began before, so afterwards nobody reads the arrays of that slot and they can be written over. One
+//! store of the epoch then makes the slot live: no packet sees half a policy.
+
+use std::collections::BTreeMap;
+use std::hash::Hash;
+use std::os::fd::AsFd;
+use std::time::Duration;
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::of_maps::ArrayOfMaps;
+use aya::maps::{LpmTrie, Map, MapData, MapError};
+use guard_common::abi::{self, LimitsId, PORT_WORDS, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName};
+use guard_common::epoch::{Epoch, Slot};
+use nix::time::{ClockId, clock_gettime};
+
+use super::{Error, Maps, bpf};
+use crate::plan::Plan;
+
+/// A policy in one of the two slots.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Live {
+    pub slot: Slot,
+    /// Counts the policies that were made live; 0 before the first.
+    pub generation: u64,
+    /// How long the old policy can still come back.
+    pub unconfirmed_for: Option<Duration>,
+}
+
+impl Maps {
+    /// Makes `plan` live and returns its generation.
+    ///
+    /// # Errors
+    /// When a table cannot hold its part; the policy that was live stays so.
+    pub fn publish(&mut self, plan: &Plan) -> Result<u64, Error> {
+        let live = self.live()?;
+        if live.unconfirmed_for.is_some() {
+            return Err(Error::AwaitsConfirmation);
+        }
+        let idle = live.slot.other();
+        self.write_rules(plan, idle)?;
+        self.write_arrays(plan, idle)?;
+        self.write_names(plan)?;
+        let generation = self.newest_generation()? + 1;
+        let policy = abi::Policy::new(generation, plan.enforces);
+        self.array_mut::<abi::Policy>("POLICIES")?.set(idle.index(), policy, 0)?;
+        self.array_mut::<u64>("EPOCH")?.set(0, Epoch::confirmed(idle).word(), 0)?;
+        Ok(generation)
+    }
+
+    /// The policy that judges packets now.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn live(&self) -> Result<Live, Error> {
+        let epoch = Epoch::from_word(self.array::<u64>("EPOCH")?.get(&0, 0)?);
+        let now = monotonic_now();
+        let slot = epoch.live(|| now);
+        let policy = self.array::<abi::Policy>("POLICIES")?.get(&slot.index(), 0)?;
+        let left = epoch.deadline().and_then(|deadline| deadline.checked_sub(now)).filter(|left| *left > 0);
+        Ok(Live { slot, generation: policy.generation, unconfirmed_for: left.map(Duration::from_nanos) })
+    }
+
+    /// The services that counters are kept for, those of earlier policies included.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn service_names(&self) -> Result<BTreeMap<String, ServiceId>, Error> {
+        let names = self.array::<ServiceName>("SERVICE_NAMES")?;
+        let mut known = BTreeMap::new();
+        for id in 1..=u8::MAX {
+            let name = names.get(&u32::from(id), 0)?;
+            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
+            if let (false, Ok(name)) = (name.is_empty(), std::str::from_utf8(name)) {
+                known.insert(name.to_owned(), ServiceId::new(id));
+            }
+        }
+        Ok(known)
+    }
+
+    fn newest_generation(&self) -> Result<u64, Error> {
+        let policies = self.array::<abi::Policy>("POLICIES")?;
+        let generation = |slot: Slot| policies.get(&slot.index(), 0).map(|policy| policy.generation);
+        Ok(generation(Slot::A)?.max(generation(Slot::B)?))
+    }
+
+    fn write_rules(&mut self, plan: &Plan, slot: Slot) -> Result<(), Error> {
+        let v4 = plan.rules_v4.iter().map(|planned| {
+            let key = RuleKeyV4::new(planned.service, planned.net.addr().octets());
+            (Key::new(SERVICE_BITS + u32::from(planned.net.prefix_len()), key), planned.rule)
+        });
+        self.write_trie("RULES_V4", slot, v4.unzip())?;
+        let v6 = plan.rules_v6.iter().map(|planned| {
+            let key = RuleKeyV6::new(planned.service, planned.net.addr().octets());
+            (Key::new(SERVICE_BITS + u32::from(planned.net.prefix_len()), key), planned.rule)
+        });
+        self.write_trie("RULES_V6", slot, v6.unzip())
+    }
+
+    /// Fills a new trie and puts it into the slot.
+    fn write_trie<K: aya::Pod + Hash>(
+        &mut self,
+        table: &'static str,
+        slot: Slot,
+        (keys, rules): (Vec<Key<K>>, Vec<Rule>),
+    ) -> Result<(), Error> {
+        let trie = new_trie::<K>(u32::try_from(keys.len()).unwrap_or(u32::MAX).max(1))?;
+        bpf::update_all(trie.fd().as_fd(), &keys, &rules).map_err(|source| Error::Table { table, source })?;
+        let trie: LpmTrie<MapData, K, Rule> = Map::LpmTrie(trie).try_into()?;
+        let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, K, Rule>>::try_from(self.get_mut(table)?)?;
+        Ok(slots.set(slot.index(), &trie, 0)?)
+    }
+
+    fn write_arrays(&mut self, plan: &Plan, slot: Slot) -> Result<(), Error> {
+        let first = |entries: u32| slot.index() * entries;
+        self.write_array("PORTS", first(PORT_WORDS / 2), &plan.ports)?;
+        let mut services = vec![abi::Service::default(); ServiceId::COUNT as usize];
+        for service in &plan.services {
+            services[usize::from(service.id.get())] = service.entry;
+        }
+        self.write_array("SERVICES", first(ServiceId::COUNT), &services)?;
+        self.write_array("LIMITS", first(LimitsId::COUNT), &plan.limits)
+    }
+
+    /// Names the services; a number that changes its owner begins to count anew.
+    fn write_names(&mut self, plan: &Plan) -> Result<(), Error> {
+        for service in &plan.services {
+            let mut name: ServiceName = [0; 64];
+            let bytes = service.name.as_bytes();
+            let length = bytes.len().min(name.len() - 1);
+            name[..length].copy_from_slice(&bytes[..length]);
+            let index = u32::from(service.id.get());
+            let before = self.array::<ServiceName>("SERVICE_NAMES")?.get(&index, 0)?;
+            if before == name {
+                continue;
+            }
+            if before[0] != 0 {
+                self.reset_counters(service.id)?;
+            }
+            self.array_mut::<ServiceName>("SERVICE_NAMES")?.set(index, name, 0)?;
+        }
+        Ok(())
+    }
+
+    fn write_array<V: aya::Pod>(&self, table: &'static str, first: u32, values: &[V]) -> Result<(), Error> {
+        let keys: Vec<u32> = (first..).take(values.len()).collect();
+        bpf::update_all(self.descriptor(table)?, &keys, values).map_err(|source| Error::Table { table, source })
+    }
+}
+
+/// An empty trie of rules with the shape of those in the program.
+fn new_trie<K: aya::Pod>(entries: u32) -> Result<MapData, MapError> {
+    let trie = aya_obj::Map::new_from_params(
+        aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32,
+        size_of::<Key<K>>() as u32,
+        size_of::<Rule>() as u32,
+        entries,
+        aya_obj::generated::BPF_F_NO_PREALLOC,
+    );
+    MapData::create(trie, "guard_rules", None)
+}
+
+/// The clock of the program: nanoseconds of CLOCK_MONOTONIC.
+pub fn monotonic_now() -> u64 {
+    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
+    // The clock exists on every Linux.
+    now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
+}

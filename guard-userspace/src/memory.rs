@@ -1,0 +1,193 @@
+//! The tables of the decision in plain memory: for `guard simulate`, and for the tests that hold the kernel against the host.
+
+use std::cell::{Cell, RefCell};
+use std::collections::{BTreeMap, HashMap};
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey};
+use guard_common::epoch::{Epoch, Slot};
+use guard_common::gcra::Word;
+use guard_common::parse::Protocol;
+use guard_common::tables::{BlockState, MeterState};
+use guard_common::{Address, Packet, Tables, Verdict, decide};
+use ipnet::IpNet;
+
+use crate::plan::Plan;
+
+/// A guard in memory: one policy, and the state of its sources.
+#[derive(Debug)]
+pub struct Memory {
+    plan: Plan,
+    rules: LongestPrefix<(ServiceId, IpAddr), Rule>,
+    blocks: HashMap<[u8; 16], BlockState<MemoryWord>>,
+    block_prefixes: LongestPrefix<IpAddr, BlockState<MemoryWord>>,
+    host_blocks: bool,
+    connections: HashMap<SourceKey, u64>,
+    meters: RefCell<HashMap<SourceKey, MeterState<MemoryWord>>>,
+    counters: BTreeMap<u32, (Verdict, Counter)>,
+}
+
+impl Memory {
+    pub fn new(plan: Plan) -> Self {
+        let mut rules = LongestPrefix::default();
+        let v4 = plan.rules_v4.iter().map(|rule| (rule.service, IpNet::V4(rule.net), rule.rule));
+        let v6 = plan.rules_v6.iter().map(|rule| (rule.service, IpNet::V6(rule.net), rule.rule));
+        for (service, net, rule) in v4.chain(v6) {
+            rules.insert(net.prefix_len(), (service, net.network()), rule);
+        }
+        Self {
+            plan,
+            rules,
+            blocks: HashMap::new(),
+            block_prefixes: LongestPrefix::default(),
+            host_blocks: false,
+            connections: HashMap::new(),
+            meters: RefCell::default(),
+            counters: BTreeMap::new(),
+        }
+    }
+
+    /// Blocks an address, or a prefix if it is shorter than one.
+    pub fn block(&mut self, net: IpNet, block: Block) {
+        self.host_blocks |= block.host_until != 0;
+        let state = BlockState::new(&block, MemoryWord::new(block.dropped));
+        if net.prefix_len() == net.max_prefix_len() {
+            self.blocks.insert(Address::from(net.addr()).to_bytes(), state);
+        } else {
+            self.block_prefixes.insert(net.prefix_len(), net.network(), state);
+        }
+    }
+
+    /// Says how many connections a source has open.
+    pub fn set_connections(&mut self, source: SourceKey, open: u64) {
+        self.connections.insert(source, open);
+    }
+
+    /// Decides about a frame at `now` (nanoseconds) and counts it.
+    pub fn judge(&mut self, frame: &[u8], now: u64) -> Verdict {
+        let verdict = decide(frame, self, || now, &mut ());
+        let (_, counter) = self.counters.entry(verdict.counter()).or_insert((verdict, Counter::default()));
+        counter.packets += 1;
+        counter.bytes += frame.length() as u64;
+        verdict
+    }
+
+    /// What was counted, by the index of the counter.
+    pub fn counters(&self) -> &BTreeMap<u32, (Verdict, Counter)> {
+        &self.counters
+    }
+
+    /// The limiter's state of every source that was seen.
+    pub fn meters(&self) -> HashMap<SourceKey, Meter> {
+        let plain = |meter: &MeterState<MemoryWord>| Meter {
+            packets: meter.packets.load(),
+            bytes: meter.bytes.load(),
+            connections: meter.connections.load(),
+        };
+        self.meters.borrow().iter().map(|(source, meter)| (*source, plain(meter))).collect()
+    }
+}
+
+impl Tables for Memory {
+    type Word = MemoryWord;
+
+    fn epoch(&self) -> Epoch {
+        Epoch::confirmed(Slot::A)
+    }
+
+    fn enforces(&self, _: Slot) -> bool {
+        self.plan.enforces
+    }
+
+    fn service_at(&self, _: Slot, protocol: Protocol, port: u16) -> Option<ServiceId> {
+        self.plan.service_at(protocol, port)
+    }
+
+    fn service(&self, _: Slot, id: ServiceId) -> Option<Service> {
+        self.plan.services.iter().find(|service| service.id == id).map(|service| service.entry)
+    }
+
+    fn rule(&self, _: Slot, id: ServiceId, source: Address) -> Option<Rule> {
+        self.rules.get(source.into(), |network| (id, network)).copied()
+    }
+
+    fn has_host_blocks(&self) -> bool {
+        self.host_blocks
+    }
+
+    fn block(&self, source: Address) -> Option<BlockState<MemoryWord>> {
+        self.blocks.get(&source.to_bytes()).cloned()
+    }
+
+    fn block_around(&self, source: Address) -> Option<BlockState<MemoryWord>> {
+        self.block_prefixes.get(source.into(), |network| network).cloned()
+    }
+
+    fn limits(&self, _: Slot, id: LimitsId) -> Option<Limits> {
+        if id == LimitsId::NONE { None } else { self.plan.limits(id).copied() }
+    }
+
+    fn meter(&self, source: &SourceKey) -> Option<MeterState<MemoryWord>> {
+        Some(self.meters.borrow_mut().entry(*source).or_default().clone())
+    }
+
+    fn connections(&self, source: &SourceKey) -> u64 {
+        self.connections.get(source).copied().unwrap_or(0)
+    }
+}
+
+/// A word of state, shared by those who look it up.
+#[derive(Clone, Debug, Default)]
+pub struct MemoryWord(Rc<Cell<u64>>);
+
+impl MemoryWord {
+    fn new(value: u64) -> Self {
+        Self(Rc::new(Cell::new(value)))
+    }
+}
+
+impl Word for MemoryWord {
+    fn load(&self) -> u64 {
+        self.0.get()
+    }
+
+    fn compare_exchange(&self, current: u64, new: u64) -> Result<(), u64> {
+        let seen = self.0.get();
+        if seen != current {
+            return Err(seen);
+        }
+        self.0.set(new);
+        Ok(())
+    }
+
+    fn add(&self, amount: u64) {
+        self.0.set(self.0.get().wrapping_add(amount));
+    }
+}
+
+/// A table that is asked for the longest prefix: one hash for each length, tried from the longest.
+#[derive(Debug)]
+struct LongestPrefix<K, V> {
+    by_length: BTreeMap<u8, HashMap<K, V>>,
+}
+
+impl<K, V> Default for LongestPrefix<K, V> {
+    fn default() -> Self {
+        Self { by_length: BTreeMap::new() }
+    }
+}
+
+impl<K: Eq + std::hash::Hash, V> LongestPrefix<K, V> {
+    fn insert(&mut self, length: u8, key: K, value: V) {
+        self.by_length.entry(length).or_default().insert(key, value);
+    }
+
+    /// `key` makes the key of the network that an address has at some length.
+    fn get(&self, address: IpAddr, key: impl Fn(IpAddr) -> K) -> Option<&V> {
+        self.by_length.iter().rev().find_map(|(length, entries)| {
+            let network = IpNet::new(address, *length).ok()?.network();
+            entries.get(&key(network))
+        })
+    }
+}
