@@ -23,9 +23,9 @@ pub(crate) fn build(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> 
 }
 
 /// Lints the program with the linter of the compiler that builds it. Warnings are errors.
-pub(crate) fn clippy(workspace: &Workspace, toolchain: &Toolchain) -> Result<()> {
+pub(crate) fn clippy(workspace: &Workspace, toolchain: &Toolchain, driver: &Path) -> Result<()> {
     let mut check = cargo(workspace, toolchain, "check");
-    check.env("RUSTC_WORKSPACE_WRAPPER", toolchain.compiler.clippy_driver()?);
+    check.env("RUSTC_WORKSPACE_WRAPPER", driver);
     // How `cargo clippy -- -D warnings` tells its driver.
     check.env("CLIPPY_ARGS", "-Dwarnings__CLIPPY_HACKERY__");
     process::run(&mut check)

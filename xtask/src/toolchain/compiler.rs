@@ -88,17 +88,9 @@ impl Compiler {
     }
 
     /// The linter of the very same build: another one cannot read this compiler's `core`.
-    pub(crate) fn clippy_driver(&self) -> Result<PathBuf> {
+    pub(crate) fn clippy_driver(&self) -> Option<PathBuf> {
         let driver = self.sysroot.join("bin/clippy-driver");
-        if driver.is_file() {
-            return Ok(driver);
-        }
-        bail!(
-            "The compiler {} has no linter beside it: run `apt-get install rust-web-clippy` for Debian's, \
-             or `rustup component add clippy --toolchain {}` for rustup's.",
-            self.rustc.display(),
-            pins::RUSTUP_TOOLCHAIN
-        )
+        driver.is_file().then_some(driver)
     }
 
     /// The directory of the LLVM that this compiler ships as a shared library, as rustup's do.

@@ -8,6 +8,7 @@ pub(crate) mod linker;
 pub(crate) mod pins;
 pub(crate) mod version;
 
+use std::path::{Path, PathBuf};
 use std::process::Command;
 
 use anyhow::{Context, Result, bail};
@@ -99,6 +100,24 @@ fn ensure_linker(workspace: &Workspace, compiler: &Compiler, consent: Consent) -
         )
     })?;
     linker::install(workspace, &kind)
+}
+
+/// The linter that belongs to the compiler; only the tests need it, so only they install it.
+pub(crate) fn ensure_linter(compiler: &Compiler, consent: Consent) -> Result<PathBuf> {
+    if let Some(driver) = compiler.clippy_driver() {
+        return Ok(driver);
+    }
+    let of_debian = is_debian() && compiler.sysroot == Path::new("/usr");
+    if of_debian {
+        packages::install(&packages::not_installed(&pins::DEBIAN_PACKAGES), consent)?;
+    }
+    compiler.clippy_driver().with_context(|| {
+        format!(
+            "The compiler {} has no linter beside it: run `rustup component add clippy --toolchain NAME` if it \
+             is one of rustup's, or install clippy from where it came from.",
+            compiler.rustc.display()
+        )
+    })
 }
 
 fn install_rustup_toolchain(consent: Consent) -> Result<()> {

@@ -36,7 +36,10 @@ fn run(workspace: &Workspace, steps: &mut Steps, consent: Consent) -> Result<()>
     steps.run("format", || format(workspace))?;
     let toolchain = steps.run("eBPF toolchain", || toolchain::ensure(workspace, consent))?;
     steps.run("eBPF build", || bpf::build(workspace, &toolchain))?;
-    steps.run("eBPF clippy", || bpf::clippy(workspace, &toolchain))?;
+    steps.run("eBPF clippy", || {
+        let driver = toolchain::ensure_linter(&toolchain.compiler, consent)?;
+        bpf::clippy(workspace, &toolchain, &driver)
+    })?;
     steps.run("clippy", || process::run(workspace.cargo().args(CLIPPY)))?;
     steps.run("documentation", || {
         process::run(
