@@ -78,8 +78,8 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
         return Reason::Blocked;
     }
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
-    observer.step(Step::Limits(limits));
     let source = SourceKey::new(at.id, at.service, headers.source);
+    observer.step(Step::Limits(limits, source));
     match exceeded(packet.length(), tables, &limits, &source, headers.flags.opens_connection(), now, observer)
     {
         Some(reason) => reason,

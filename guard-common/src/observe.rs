@@ -1,6 +1,6 @@
 //! The steps of a decision, for those who want to know.
 
-use crate::abi::{Limits, Rule, ServiceId};
+use crate::abi::{Limits, Rule, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::parse::{Headers, Kind, Malformed};
 
@@ -18,7 +18,8 @@ pub enum Step {
         exact: bool,
         until: u64,
     },
-    Limits(Limits),
+    /// The limits of the source, and what its state is kept under.
+    Limits(Limits, SourceKey),
     /// A limit that was asked, and its answer.
     Limit {
         limit: Limit,

@@ -11,7 +11,9 @@
 //! | --- | --- |
 //! | [`config`] | the policy file: as written, validated |
 //! | [`plan`] | a policy as the entries of the tables |
+//! | [`explain`] | the steps to a verdict, in words |
 //! | [`memory`] | the tables in plain memory |
+//! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
@@ -22,5 +24,7 @@ pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
+pub mod explain;
 pub mod memory;
 pub mod plan;
+pub mod simulate;

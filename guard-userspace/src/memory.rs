@@ -8,6 +8,7 @@ use std::rc::Rc;
 use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey};
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
+use guard_common::observe::Observer;
 use guard_common::parse::Protocol;
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Packet, Tables, Verdict, decide};
@@ -64,9 +65,14 @@ impl Memory {
         self.connections.insert(source, open);
     }
 
-    /// Decides about a frame at `now` (nanoseconds) and counts it.
-    pub fn judge(&mut self, frame: &[u8], now: u64) -> Verdict {
-        let verdict = decide(frame, self, || now, &mut ());
+    /// Decides about a frame at `now` (nanoseconds) and counts it; `observer` is told each step.
+    pub fn judge(
+        &mut self,
+        frame: &(impl Packet + ?Sized),
+        now: u64,
+        observer: &mut impl Observer,
+    ) -> Verdict {
+        let verdict = decide(frame, self, || now, observer);
         let (_, counter) = self.counters.entry(verdict.counter()).or_insert((verdict, Counter::default()));
         counter.packets += 1;
         counter.bytes += frame.length() as u64;

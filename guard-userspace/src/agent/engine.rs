@@ -9,10 +9,11 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::status::{PolicyStatus, Status};
-use super::{Settings, interfaces, status};
+use super::{ExplainQuery, Settings, explain, interfaces, status};
 use crate::config::{AttachMode, LogLevel, OnExit, Policy};
 use crate::datapath::pins::Pins;
 use crate::datapath::{Attachment, Capacities, Datapath, Mode, ModeRequest, Options};
+use crate::explain::Explanation;
 use crate::plan;
 
 /// The program in the kernel, the policy that it was given, and what is known of both.
@@ -100,6 +101,14 @@ impl Engine {
         status.interfaces = self.attachments.iter().map(status::of_attachment).collect();
         status.services = self.policy.services.iter().map(status::of_service).collect();
         Ok(status)
+    }
+
+    /// What a packet would get now, and why.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<Vec<Explanation>> {
+        Ok(explain(self.datapath().maps(), query)?)
     }
 
     /// Takes guard out of the kernel and ends the agent. Returns how many interfaces it was on.

@@ -7,6 +7,7 @@
 //! ```
 
 mod engine;
+mod explain;
 mod interfaces;
 mod lock;
 mod metrics;
@@ -27,6 +28,7 @@ use crate::datapath::host;
 use crate::datapath::pins::Pins;
 
 pub use engine::Engine;
+pub use explain::{ExplainQuery, explain, protocol_name};
 pub use interfaces::UnknownInterface;
 pub use interfaces::resolve as resolve_interfaces;
 pub use metrics::{build, encode};

@@ -6,7 +6,7 @@ use std::path::Path;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use axum::extract::State;
+use axum::extract::{Query, State};
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -17,7 +17,7 @@ use tokio::net::{TcpListener, UnixListener};
 use tokio::sync::watch;
 use tracing::{error, warn};
 
-use super::{Engine, metrics};
+use super::{Engine, ExplainQuery, metrics};
 use crate::control::path;
 
 type Shared = State<Arc<Engine>>;
@@ -40,7 +40,11 @@ pub(super) async fn metrics(listener: TcpListener, engine: Arc<Engine>, stopped:
 /// Serves the control socket until `stopped`.
 pub(super) async fn control(listener: UnixListener, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
     let router =
-        Router::new().route(path::STATUS, get(status)).route(path::DETACH, post(detach)).with_state(engine);
+        Router::new()
+            .route(path::STATUS, get(status))
+            .route(path::EXPLAIN, get(explain))
+            .route(path::DETACH, post(detach))
+            .with_state(engine);
     if let Err(failure) = axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await {
         error!("the control server ended: {failure}");
     }
@@ -91,6 +95,13 @@ async fn ready(State(engine): Shared) -> Response {
 async fn status(State(engine): Shared) -> Response {
     match engine.status() {
         Ok(status) => Json(status).into_response(),
+        Err(failure) => refuse(&failure),
+    }
+}
+
+async fn explain(State(engine): Shared, Query(query): Query<ExplainQuery>) -> Response {
+    match engine.explain(&query) {
+        Ok(explanations) => Json(explanations).into_response(),
         Err(failure) => refuse(&failure),
     }
 }

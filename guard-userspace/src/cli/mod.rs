@@ -2,10 +2,12 @@
 
 mod check;
 mod detach;
+mod explain;
 mod failure;
 mod output;
 mod policy_source;
 mod run;
+mod simulate;
 mod status;
 
 use std::ffi::OsString;
@@ -23,6 +25,8 @@ Examples:
   guard run --interface eth0 --port 8000 --allow 10.0.0.0/8    guard a port, without a policy file
   guard check /etc/guard/guard.toml                            is the policy right?
   guard run                                                    run with /etc/guard/guard.toml
+  guard explain 10.1.2.3                                       why does that address not get through?
+  guard simulate day.pcap                                      what would this policy make of that traffic?
   guard status                                                 what is guarded, and what was dropped
   guard detach                                                 take guard out of the kernel
 
@@ -67,6 +71,8 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Status(status::ShowStatus),
+    Explain(explain::Explain),
+    Simulate(simulate::Simulate),
     Detach(detach::Detach),
 }
 
@@ -85,6 +91,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Run(command) => command.execute(&global),
         Command::Check(command) => command.execute(&global),
         Command::Status(command) => command.execute(&global),
+        Command::Explain(command) => command.execute(&global),
+        Command::Simulate(command) => command.execute(&global),
         Command::Detach(command) => command.execute(&global),
     };
     result.unwrap_or_else(|error| report(&error))

@@ -7,5 +7,6 @@ pub use client::{Client, ClientError};
 /// The paths of the control socket. The version is that of the answers' shapes.
 pub mod path {
     pub const STATUS: &str = "/v1/status";
+    pub const EXPLAIN: &str = "/v1/explain";
     pub const DETACH: &str = "/v1/detach";
 }

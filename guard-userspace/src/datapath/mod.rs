@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`host`] | asks whether this kernel and this process can run guard at all |
 //! | [`pins`] | where maps and links lie in bpffs, and how all of it is taken away |
+//! | [`live`] | the running tables, for `guard explain` |
 //! | [`load`] | loads the object, or takes over what is pinned |
 //! | [`publish`] | makes a new policy live |
 //! | [`attach`] | puts the program on an interface |
@@ -15,6 +16,7 @@ mod bpf;
 pub mod counters;
 mod error;
 pub mod host;
+pub mod live;
 pub mod load;
 mod maps;
 pub mod pins;

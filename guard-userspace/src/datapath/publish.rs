@@ -12,8 +12,11 @@ use std::time::Duration;
 use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{LpmTrie, Map, MapData, MapError};
-use guard_common::abi::{self, LimitsId, PORT_WORDS, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName};
+use guard_common::abi::{
+    self, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName, port_word,
+};
 use guard_common::epoch::{Epoch, Slot};
+use guard_common::parse::Protocol;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Error, Maps, bpf};
@@ -78,6 +81,24 @@ impl Maps {
             }
         }
         Ok(known)
+    }
+
+    /// The lowest guarded port of each service of the live policy.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn first_ports(&self) -> Result<BTreeMap<ServiceId, (Protocol, u16)>, Error> {
+        let slot = self.live()?.slot;
+        let words = self.array::<PortWord>("PORTS")?;
+        let mut first = BTreeMap::new();
+        for (protocol, start) in Protocol::ALL.into_iter().flat_map(|protocol| (0..=u16::MAX).step_by(8).map(move |start| (protocol, start))) {
+            let (index, _) = port_word(slot, protocol, start);
+            for (place, id) in words.get(&index, 0)?.into_iter().enumerate().filter(|(_, id)| *id != 0) {
+                // The words begin at multiples of 8: the sum is a port.
+                first.entry(ServiceId::new(id)).or_insert((protocol, start + place as u16));
+            }
+        }
+        Ok(first)
     }
 
     fn newest_generation(&self) -> Result<u64, Error> {

@@ -1,0 +1,76 @@
+use std::fmt::Write as _;
+use std::net::IpAddr;
+use std::process::ExitCode;
+
+use anyhow::{Result, bail};
+use clap::{Args, ValueEnum};
+use guard_common::parse::Protocol;
+
+use super::Global;
+use super::output::{print, print_json};
+use crate::agent;
+use crate::control::{ClientError, path};
+use crate::datapath::Maps;
+use crate::explain::Explanation;
+
+/// Show what a packet from an address would get now, and each step that leads to it
+#[derive(Args, Debug)]
+#[command(after_help = "\
+Asks the running tables, and takes nothing from a limit. Without --port, every guarded service is asked about.
+
+Examples:
+  guard explain 10.1.2.3
+  guard explain fd00:1::7 --port 8000
+  guard explain 10.1.2.3 --port 4500 --protocol udp --json")]
+pub(super) struct Explain {
+    /// Where the packet comes from
+    #[arg(value_name = "ADDR")]
+    source: IpAddr,
+    /// Destination port
+    #[arg(long, short, value_name = "N", value_parser = clap::value_parser!(u16).range(1..))]
+    port: Option<u16>,
+    /// Protocol of the port
+    #[arg(long, default_value = "tcp", requires = "port")]
+    protocol: ProtocolName,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ProtocolName {
+    Tcp,
+    Udp,
+}
+
+impl Explain {
+    pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
+        let protocol = match self.protocol {
+            ProtocolName::Tcp => Protocol::Tcp,
+            ProtocolName::Udp => Protocol::Udp,
+        };
+        let ask = agent::ExplainQuery { source: self.source, port: self.port, protocol: agent::protocol_name(protocol).into() };
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
+        let query = format!("{}?{}", path::EXPLAIN, ask.to_query());
+        let explanations: Vec<Explanation> = match runtime.block_on(global.client().get(&query)) {
+            Ok(explanations) => explanations,
+            Err(ClientError::NoAgent(_)) => agent::explain(&Maps::open(&global.pins())?, &ask)?,
+            Err(error) => return Err(error.into()),
+        };
+        if explanations.is_empty() {
+            bail!("no port is guarded, so there is nothing to explain");
+        }
+        if global.json { print_json(&explanations)? } else { print(&render(&explanations))? }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn render(explanations: &[Explanation]) -> String {
+    let mut text = String::new();
+    for explanation in explanations {
+        let Explanation { source, protocol, port, verdict, reason, steps, .. } = explanation;
+        // Writing to a string cannot fail.
+        let _ = writeln!(text, "{source} to {protocol} port {port}: {}, {reason}", verdict.to_uppercase());
+        for step in steps {
+            let _ = writeln!(text, "  {:<12} {}", step.step, step.text);
+        }
+    }
+    text
+}

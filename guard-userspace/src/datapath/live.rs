@@ -1,0 +1,122 @@
+//! The tables of the running program, read one value at a time: what would happen to a packet now.
+//!
+//! Nothing is changed: a packet that is only thought of takes nothing from a limit.
+
+use aya::maps::lpm_trie::Key;
+use aya::maps::of_maps::ArrayOfMaps;
+use aya::maps::{HashMap, LpmTrie, MapData, MapError};
+use guard_common::abi::{
+    Block, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId,
+    SourceKey, port_word,
+};
+use guard_common::epoch::{Epoch, Slot};
+use guard_common::gcra::Word;
+use guard_common::parse::Protocol;
+use guard_common::tables::{BlockState, MeterState};
+use guard_common::{Address, Family, Tables};
+
+use super::{Error, Maps};
+
+/// The tables of a decision, over the maps of the kernel. A value that cannot be read counts as absent.
+pub struct Live<'a>(pub &'a Maps);
+
+impl Live<'_> {
+    fn entry<V: aya::Pod>(&self, table: &'static str, index: u32) -> Option<V> {
+        self.0.array::<V>(table).ok()?.get(&index, 0).ok()
+    }
+
+    fn hash<K: aya::Pod, V: aya::Pod>(&self, table: &'static str) -> Result<HashMap<&MapData, K, V>, Error> {
+        Ok(HashMap::try_from(self.0.get(table)?)?)
+    }
+
+    fn rules<K: aya::Pod>(&self, table: &'static str, slot: Slot, key: &Key<K>) -> Option<Rule> {
+        let slots = ArrayOfMaps::<_, LpmTrie<MapData, K, Rule>>::try_from(self.0.get(table).ok()?).ok()?;
+        slots.get(&slot.index(), 0).ok()?.get(key, 0).ok()
+    }
+}
+
+impl Tables for Live<'_> {
+    type Word = Imagined;
+
+    fn epoch(&self) -> Epoch {
+        Epoch::from_word(self.entry("EPOCH", 0).unwrap_or(0))
+    }
+
+    fn enforces(&self, slot: Slot) -> bool {
+        self.entry::<Policy>("POLICIES", slot.index()).is_some_and(|policy| policy.enforces())
+    }
+
+    fn service_at(&self, slot: Slot, protocol: Protocol, port: u16) -> Option<ServiceId> {
+        let (index, place) = port_word(slot, protocol, port);
+        match self.entry::<PortWord>("PORTS", index)?[place] {
+            0 => None,
+            id => Some(ServiceId::new(id)),
+        }
+    }
+
+    fn service(&self, slot: Slot, id: ServiceId) -> Option<Service> {
+        self.entry("SERVICES", slot.index() * ServiceId::COUNT + u32::from(id.get()))
+    }
+
+    fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
+        match source.family() {
+            Family::V4(bytes) => self.rules("RULES_V4", slot, &Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, bytes))),
+            Family::V6(bytes) => self.rules("RULES_V6", slot, &Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, bytes))),
+        }
+    }
+
+    fn has_host_blocks(&self) -> bool {
+        self.entry::<u64>("HOST_BLOCKS", 0).is_some_and(|blocks| blocks != 0)
+    }
+
+    fn block(&self, source: Address) -> Option<BlockState<Imagined>> {
+        let block: Block = self.hash("BLOCKS").ok()?.get(&source.to_bytes(), 0).ok()?;
+        Some(BlockState::new(&block, Imagined(block.dropped)))
+    }
+
+    fn block_around(&self, source: Address) -> Option<BlockState<Imagined>> {
+        let blocks = LpmTrie::<_, [u8; 16], Block>::try_from(self.0.get("BLOCK_PREFIXES").ok()?).ok()?;
+        let block = blocks.get(&Key::new(128, source.to_bytes()), 0).ok()?;
+        Some(BlockState::new(&block, Imagined(block.dropped)))
+    }
+
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits> {
+        if id == LimitsId::NONE {
+            return None;
+        }
+        self.entry("LIMITS", slot.index() * LimitsId::COUNT + u32::from(id.get()))
+    }
+
+    fn meter(&self, source: &SourceKey) -> Option<MeterState<Imagined>> {
+        let meter = match self.hash::<SourceKey, Meter>("METERS").ok()?.get(source, 0) {
+            Ok(meter) => meter,
+            Err(MapError::KeyNotFound) => Meter::default(),
+            Err(_) => return None,
+        };
+        Some(MeterState {
+            packets: Imagined(meter.packets),
+            bytes: Imagined(meter.bytes),
+            connections: Imagined(meter.connections),
+        })
+    }
+
+    fn connections(&self, source: &SourceKey) -> u64 {
+        self.hash("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?)).unwrap_or(0)
+    }
+}
+
+/// A word that is read, and whose changes are only imagined.
+#[derive(Clone, Copy, Debug)]
+pub struct Imagined(pub u64);
+
+impl Word for Imagined {
+    fn load(&self) -> u64 {
+        self.0
+    }
+
+    fn compare_exchange(&self, _: u64, _: u64) -> Result<(), u64> {
+        Ok(())
+    }
+
+    fn add(&self, _: u64) {}
+}
