@@ -70,10 +70,19 @@ impl Maps {
         Ok(Array::try_from(self.get_mut(name)?)?)
     }
 
+    /// For how many entries a table was made.
+    pub(super) fn capacity(&self, name: &'static str) -> Result<u32, Error> {
+        Ok(self.data(name)?.info()?.max_entries())
+    }
+
     /// The descriptor of a map, which aya's typed maps do not show.
     pub(super) fn descriptor(&self, name: &'static str) -> Result<BorrowedFd<'_>, Error> {
+        Ok(self.data(name)?.fd().as_fd())
+    }
+
+    fn data(&self, name: &'static str) -> Result<&MapData, Error> {
         match self.get(name)? {
-            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => Ok(data.fd().as_fd()),
+            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => Ok(data),
             _ => Err(Error::NoMap(name)),
         }
     }

@@ -12,6 +12,7 @@
 //! | [`probe`] | runs single frames through the program, for tests |
 
 pub mod attach;
+mod blocks;
 mod bpf;
 pub mod counters;
 mod error;

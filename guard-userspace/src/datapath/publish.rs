@@ -36,8 +36,45 @@ impl Maps {
     /// Makes `plan` live and returns its generation.
     ///
     /// # Errors
-    /// When a table cannot hold its part; the policy that was live stays so.
+    /// When a table cannot hold its part; the policy that was live stays so. When a policy waits for its confirmation: the slot that is
+    /// not live holds the one to go back to.
     pub fn publish(&mut self, plan: &Plan) -> Result<u64, Error> {
+        let (slot, generation) = self.prepare(plan)?;
+        self.store(Epoch::confirmed(slot))?;
+        Ok(generation)
+    }
+
+    /// Makes `plan` live for `time` and returns its generation. Unless [`confirm`](Self::confirm) comes in time the program goes back to the
+    /// policy before by itself.
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn publish_for(&mut self, plan: &Plan, time: Duration) -> Result<u64, Error> {
+        let (slot, generation) = self.prepare(plan)?;
+        let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
+        self.store(Epoch::until(slot, monotonic_now().saturating_add(time)))?;
+        Ok(generation)
+    }
+
+    /// Keeps the policy that waits for it. Returns false if none does, or its time is over.
+    ///
+    /// # Errors
+    /// When the maps cannot be read or written.
+    pub fn confirm(&mut self) -> Result<bool, Error> {
+        let live = self.live()?;
+        let waits = live.unconfirmed_for.is_some();
+        if waits {
+            self.store(Epoch::confirmed(live.slot))?;
+        }
+        Ok(waits)
+    }
+
+    fn store(&mut self, epoch: Epoch) -> Result<(), Error> {
+        Ok(self.array_mut::<u64>("EPOCH")?.set(0, epoch.word(), 0)?)
+    }
+
+    /// Writes `plan` into the slot that is not live.
+    fn prepare(&mut self, plan: &Plan) -> Result<(Slot, u64), Error> {
         let live = self.live()?;
         if live.unconfirmed_for.is_some() {
             return Err(Error::AwaitsConfirmation);
@@ -49,8 +86,7 @@ impl Maps {
         let generation = self.newest_generation()? + 1;
         let policy = abi::Policy::new(generation, plan.enforces);
         self.array_mut::<abi::Policy>("POLICIES")?.set(idle.index(), policy, 0)?;
-        self.array_mut::<u64>("EPOCH")?.set(0, Epoch::confirmed(idle).word(), 0)?;
-        Ok(generation)
+        Ok((idle, generation))
     }
 
     /// The policy that judges packets now.
