@@ -18,9 +18,13 @@ pub(crate) struct Workspace {
 
 impl Workspace {
     pub(crate) fn find() -> Result<Self> {
-        let manifest = concat!(env!("CARGO_MANIFEST_DIR"), "/../Cargo.toml");
-        let metadata = MetadataCommand::new()
-            .manifest_path(manifest)
+        let mut command = MetadataCommand::new();
+        // Set by `cargo xtask`. Asked when it runs, not when it is compiled: two checkouts that share a
+        // target directory share this program too.
+        if let Some(xtask) = std::env::var_os("CARGO_MANIFEST_DIR") {
+            command.current_dir(xtask);
+        }
+        let metadata = command
             .no_deps()
             .exec()
             .context("Could not ask cargo about the workspace: run `cargo xtask` inside the checkout.")?;
