@@ -1,1 +1,55 @@
-//! The policy file.
+//! The policy: from a file or flags, as they are written, to a [`Policy`] that guard can enforce.
+//!
+//! ```text
+//! text ──> read ──> written ──> check ──> Policy ──> plan (the entries of the tables)
+//!            └────────┴───────────┴──> findings ──> Diagnostic, Report
+//! ```
+//!
+//! All errors are found in one run, each with its place in the file and what to do about it.
+//! `docs/policy.md` explains the file to its authors.
+
+mod check;
+mod diagnostic;
+mod findings;
+mod flags;
+mod json;
+mod keyword;
+mod policy;
+mod prefix;
+mod read;
+mod render;
+#[cfg(test)]
+mod tests;
+mod units;
+mod written;
+
+pub use diagnostic::{Diagnostic, Report, Severity};
+pub use flags::{Flags, apply_flags, from_flags};
+pub use keyword::{AttachMode, BlockScope, LogFormat, LogLevel, OnExit, Protocol, ServiceMode};
+pub use policy::{
+    Attach, Autoblock, DEFAULT_ROUTE, Limits, Log, Metrics, Policy, Prefix, Rate, Service, SourceGrouping,
+    SourceLimits,
+};
+
+use findings::{Findings, Source};
+
+/// A policy without errors, and what is doubtful about it.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Checked {
+    pub policy: Policy,
+    pub warnings: Vec<Diagnostic>,
+}
+
+/// Reads and checks a policy. `file` is the name that messages show.
+///
+/// # Errors
+/// With all that is wrong.
+pub fn parse(text: &str, file: &str) -> Result<Checked, Report> {
+    let mut findings = Findings::new(Source::file(file, text));
+    let written = read::read(&mut findings, text);
+    if let Some(written) = &written {
+        check::check(&mut findings, written);
+    }
+    let policy = written.map(|written| written.into_policy(&findings)).unwrap_or_default();
+    Ok(Checked { policy, warnings: findings.finish()? })
+}
