@@ -1,8 +1,9 @@
 //! Checked, copying reads of a frame.
 
 /// No header is read past this offset, on either side. The verifier needs a bound on every offset into a
-/// packet; a chain of headers that goes further is malformed for the kernel and the host alike.
-pub const MAX_HEADER_OFFSET: usize = 0xfff;
+/// packet; a chain of headers that goes further is malformed for the kernel and the host alike. The first of several buffers
+/// has room for that: 3,520 bytes where a page is one buffer.
+pub const MAX_HEADER_OFFSET: usize = 0xbff;
 
 /// A received frame, from its Ethernet header on.
 ///

@@ -41,7 +41,8 @@ fn shape(rng: &mut Rng, space: &Space) -> Frame {
     };
     let mut frame = Frame { source, transport, ..Frame::new(if source.is_ipv4() { "10.0.0.1" } else { "fd00::1" }, transport) };
     frame.vlan = (0..tags(rng)).map(|_| (if rng.bool() { CUSTOMER_TAG } else { SERVICE_TAG }, rng.u16(..4096))).collect();
-    frame.payload = (0..rng.usize(0..64)).map(|_| rng.u8(..)).collect();
+    let payload = if rng.u8(..) < 96 { 1400 } else { rng.usize(0..64) };
+    frame.payload = (0..payload).map(|_| rng.u8(..)).collect();
     if rng.u8(..) < 64 {
         frame.options = vec![1; 4 * rng.usize(0..=10)];
     }

@@ -1,0 +1,321 @@
+//! Named frames through the program in the kernel and through the host's build: one verdict, the right one.
+
+use anyhow::{Context, Result};
+use guard_common::Reason::{
+    self, Allowed, Blocked, ConnectionRate, Denied, Fragment, Malformed, NotAllowed, NotIp, PacketRate, Trusted, Unguarded,
+};
+use guard_common::abi::Block;
+use guard_tests::frame::{ACK, CUSTOMER_TAG, Extension, Frame, Ipv4Fragment, SERVICE_TAG, SYN, Transport};
+use guard_tests::kernel::{self, Kernel, NOW};
+
+const POLICY: &str = r#"
+[[service]]
+name = "web"
+ports = [8000, "8100-8103"]
+allow = ["10.0.0.0/8", "192.168.1.7", "fd00::/16", "2001:db8::/32"]
+deny = ["10.66.0.0/16", "fd00:66::/32"]
+
+[[service]]
+name = "dns"
+ports = [5300]
+protocols = ["udp"]
+allow = ["0.0.0.0/0", "::/0"]
+
+[[service]]
+name = "watched"
+ports = [9000]
+protocols = ["tcp", "udp"]
+mode = "monitor"
+allow = ["10.0.0.0/8"]
+
+[trusted]
+prefixes = ["172.16.0.0/12", "fd99::/16"]
+"#;
+
+/// A name, a frame, and the reason and service that it must get.
+type Case = (&'static str, Frame, Reason, &'static str);
+
+fn raw(frame: Frame, protocol: u8) -> Frame {
+    Frame { transport: Transport::Raw(protocol), ..frame }
+}
+
+fn extended(frame: Frame, extensions: Vec<Extension>) -> Frame {
+    Frame { extensions, ..frame }
+}
+
+fn fragment(frame: Frame, more: bool, offset: u16) -> Frame {
+    Frame { fragment: Ipv4Fragment { more, offset, identification: 7 }, ..frame }
+}
+
+fn tagged(frame: Frame, tags: &[u16]) -> Frame {
+    Frame { vlan: tags.iter().map(|kind| (*kind, 0)).collect(), ..frame }
+}
+
+/// The transport header of a frame as raw bytes: what a fragment holds.
+fn ports_only(port: u16, length: usize) -> Vec<u8> {
+    let mut bytes = [&40_000u16.to_be_bytes()[..], &port.to_be_bytes(), &[0; 16]].concat();
+    bytes.truncate(length);
+    bytes
+}
+
+fn policy_cases() -> Vec<Case> {
+    vec![
+        ("allowed by prefix", Frame::tcp("10.1.2.3", 8000), Allowed, "web"),
+        ("allowed by address", Frame::tcp("192.168.1.7", 8000), Allowed, "web"),
+        ("the address beside it", Frame::tcp("192.168.1.8", 8000), NotAllowed, "web"),
+        ("first port of a range", Frame::tcp("10.1.2.3", 8100), Allowed, "web"),
+        ("last port of a range", Frame::tcp("203.0.113.1", 8103), NotAllowed, "web"),
+        ("port before a range", Frame::tcp("203.0.113.1", 8099), Unguarded, ""),
+        ("port behind a range", Frame::tcp("203.0.113.1", 8104), Unguarded, ""),
+        ("a longer deny in an allow", Frame::tcp("10.66.1.1", 8000), Denied, "web"),
+        ("stranger", Frame::tcp("203.0.113.1", 8000), NotAllowed, "web"),
+        ("stranger, IPv6", Frame::tcp("2a00::1", 8000), NotAllowed, "web"),
+        ("allowed, IPv6", Frame::tcp("fd00:1::7", 8000), Allowed, "web"),
+        ("denied, IPv6", Frame::tcp("fd00:66::1", 8000), Denied, "web"),
+        ("trusted", Frame::tcp("172.16.5.5", 8000), Trusted, "web"),
+        ("trusted, IPv6", Frame::tcp("fd99::1", 8000), Trusted, "web"),
+        ("UDP to a TCP service", Frame::udp("203.0.113.1", 8000), Unguarded, ""),
+        ("UDP service", Frame::udp("203.0.113.1", 5300), Allowed, "dns"),
+        ("TCP to a UDP service", Frame::tcp("203.0.113.1", 5300), Unguarded, ""),
+        ("monitored TCP", Frame::tcp("203.0.113.1", 9000), NotAllowed, "watched"),
+        ("monitored UDP", Frame::udp("2a00::1", 9000), NotAllowed, "watched"),
+        ("monitored, allowed", Frame::tcp("10.0.0.9", 9000), Allowed, "watched"),
+        ("SSH", Frame::tcp("203.0.113.1", 22), Unguarded, ""),
+        ("ICMP", raw(Frame::tcp("203.0.113.1", 0), 1), Unguarded, ""),
+        ("ESP", raw(Frame::tcp("203.0.113.1", 0), 50), Unguarded, ""),
+        ("ICMPv6", raw(Frame::tcp("2a00::1", 0), 58), Unguarded, ""),
+        ("no next header", raw(Frame::tcp("2a00::1", 0), 59), Unguarded, ""),
+    ]
+}
+
+fn vlan_cases() -> Vec<Case> {
+    let stranger = || Frame::tcp("203.0.113.1", 8000);
+    vec![
+        ("VLAN tag", tagged(stranger(), &[CUSTOMER_TAG]), NotAllowed, "web"),
+        ("service tag", tagged(stranger(), &[SERVICE_TAG]), NotAllowed, "web"),
+        ("QinQ", tagged(stranger(), &[SERVICE_TAG, CUSTOMER_TAG]), NotAllowed, "web"),
+        ("two customer tags", tagged(stranger(), &[CUSTOMER_TAG, CUSTOMER_TAG]), NotAllowed, "web"),
+        ("three tags", tagged(stranger(), &[CUSTOMER_TAG; 3]), Malformed, ""),
+        ("VLAN tag, IPv6", tagged(Frame::tcp("2a00::1", 8000), &[CUSTOMER_TAG]), NotAllowed, "web"),
+        ("VLAN tag, allowed", tagged(Frame::tcp("10.0.0.1", 8000), &[CUSTOMER_TAG]), Allowed, "web"),
+        ("QinQ, allowed, IPv6", tagged(Frame::tcp("fd00::1", 8000), &[SERVICE_TAG, CUSTOMER_TAG]), Allowed, "web"),
+    ]
+}
+
+fn ipv4_cases() -> Vec<Case> {
+    let stranger = || Frame::tcp("203.0.113.1", 8000);
+    let part = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
+    vec![
+        ("4 bytes of options", Frame { options: vec![1; 4], ..stranger() }, NotAllowed, "web"),
+        ("40 bytes of options", Frame { options: vec![1; 40], ..stranger() }, NotAllowed, "web"),
+        ("options, allowed", Frame { options: vec![1; 40], ..Frame::tcp("10.0.0.1", 8000) }, Allowed, "web"),
+        ("first fragment of 8 bytes", fragment(part(8), true, 0), NotAllowed, "web"),
+        ("first fragment with ports only", fragment(part(4), true, 0), NotAllowed, "web"),
+        ("first fragment without ports", fragment(part(3), true, 0), Malformed, ""),
+        ("later fragment", fragment(part(16), true, 1), Fragment, ""),
+        ("last fragment", fragment(part(16), false, 100), Fragment, ""),
+        ("whole packet that ends in TCP", part(19), Malformed, ""),
+        ("whole packet with a bare TCP header", part(20), NotAllowed, "web"),
+        ("UDP that ends in its header", Frame { payload: ports_only(5300, 7), ..raw(stranger(), 17) }, Malformed, ""),
+        ("padding", Frame { padding: 6, ..stranger() }, NotAllowed, "web"),
+        ("longer than the frame", Frame { length_error: 1, ..stranger() }, Malformed, ""),
+        ("as long as the frame", Frame { length_error: 0, ..stranger() }, NotAllowed, "web"),
+        ("ports behind the packet's end", Frame { length_error: -20, ..stranger() }, Malformed, ""),
+        ("shorter than its header", Frame { length_error: -39, ..stranger() }, Malformed, ""),
+    ]
+}
+
+fn ipv6_cases() -> Vec<Case> {
+    use Extension::{Authentication, DestinationOptions, HopByHop, Routing};
+    let stranger = || Frame::tcp("2a00::1", 8000);
+    let part = |offset, more| Extension::Fragment { offset, more, identification: 7 };
+    let bytes = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
+    let all = vec![HopByHop(0), DestinationOptions(0), Routing(0), part(0, false), Authentication(4), DestinationOptions(1)];
+    vec![
+        ("hop-by-hop", extended(stranger(), vec![HopByHop(0)]), NotAllowed, "web"),
+        ("long destination options", extended(stranger(), vec![DestinationOptions(130)]), NotAllowed, "web"),
+        ("longest destination options", extended(stranger(), vec![DestinationOptions(255)]), NotAllowed, "web"),
+        ("routing", extended(stranger(), vec![Routing(2)]), NotAllowed, "web"),
+        ("authentication", extended(stranger(), vec![Authentication(4)]), NotAllowed, "web"),
+        ("each kind once", extended(stranger(), all.clone()), NotAllowed, "web"),
+        ("each kind once, allowed", extended(Frame::tcp("fd00::1", 8000), all), Allowed, "web"),
+        ("as many as are walked", extended(stranger(), vec![DestinationOptions(0); 6]), NotAllowed, "web"),
+        ("one too many", extended(stranger(), vec![DestinationOptions(0); 7]), Malformed, ""),
+        ("one too many, allowed", extended(Frame::tcp("fd00::1", 8000), vec![DestinationOptions(0); 7]), Malformed, ""),
+        ("atomic fragment", extended(stranger(), vec![part(0, false)]), NotAllowed, "web"),
+        ("atomic fragment, allowed", extended(Frame::tcp("fd00::1", 8000), vec![part(0, false)]), Allowed, "web"),
+        ("first fragment of 8 bytes", extended(bytes(8), vec![part(0, true)]), NotAllowed, "web"),
+        ("first fragment without ports", extended(bytes(2), vec![part(0, true)]), Malformed, ""),
+        ("later fragment", extended(bytes(16), vec![part(9, true)]), Fragment, ""),
+        ("options, then a later fragment", extended(bytes(16), vec![HopByHop(0), part(9, false)]), Fragment, ""),
+        ("extension goes past the packet", Frame { length_error: -24, ..extended(stranger(), vec![HopByHop(1)]) }, Malformed, ""),
+        ("longer than the frame", Frame { length_error: 1, ..stranger() }, Malformed, ""),
+        ("padding", Frame { padding: 9, ..stranger() }, NotAllowed, "web"),
+        ("mapped IPv4 source", Frame::tcp("::ffff:10.0.0.1", 8000), Malformed, ""),
+        ("ICMPv6 behind hop-by-hop", extended(raw(stranger(), 58), vec![HopByHop(0)]), Unguarded, ""),
+    ]
+}
+
+#[test]
+fn each_named_frame_gets_its_reason_in_both_worlds() -> Result<()> {
+    let plan = kernel::plan(POLICY)?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let mut host = kernel::host(&plan, &[]);
+    for (name, frame, reason, service) in [policy_cases(), vlan_cases(), ipv4_cases(), ipv6_cases()].concat() {
+        let frame = frame.build();
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        let found = plan.services.iter().find(|planned| planned.id == here.service).map_or("", |planned| &planned.name);
+        assert_eq!((here.reason, found), (reason, service), "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
+    Ok(())
+}
+
+/// Frames that no builder makes: not IP, or broken below IP.
+#[test]
+fn frames_that_are_not_ip_pass_and_broken_ones_do_not() -> Result<()> {
+    let plan = kernel::plan(POLICY)?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let mut host = kernel::host(&plan, &[]);
+    let with_type = |kind: u16, rest: &[u8]| [&[2; 12][..], &kind.to_be_bytes(), rest].concat();
+    let ipv4 = Frame::tcp("203.0.113.1", 8000).build();
+    let version = |version: u8| [&ipv4[..14], &[version << 4 | 5], &ipv4[15..]].concat();
+    let header_length = |words: u8| [&ipv4[..14], &[0x40 | words], &ipv4[15..]].concat();
+    let cases = [
+        ("ARP", with_type(0x0806, &[0; 28]), NotIp),
+        ("LLDP", with_type(0x88cc, &[0; 46]), NotIp),
+        ("LLC", with_type(0x0026, &[0x42; 38]), NotIp),
+        ("SNAP with IPv4 inside", with_type(0x0030, &[&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], &ipv4[14..]].concat()), NotIp),
+        ("tag, then ARP", with_type(CUSTOMER_TAG, &[&[0, 0, 8, 6][..], &[0; 28]].concat()), NotIp),
+        ("a bare header", with_type(0x0800, &[]), Malformed),
+        ("a bare tag", with_type(CUSTOMER_TAG, &[0, 0]), Malformed),
+        ("half an IPv6 header", with_type(0x86dd, &[0x60; 39]), Malformed),
+        ("IPv4 that says version 6", version(6), Malformed),
+        ("IPv4 with a header of 16 bytes", header_length(4), Malformed),
+        ("IPv4 with a header longer than itself", header_length(15), Malformed),
+    ];
+    for (name, frame, reason) in cases {
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        assert_eq!(here.reason, reason, "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
+    Ok(())
+}
+
+#[test]
+fn blocks_have_scopes_and_ends() -> Result<()> {
+    let plan = kernel::plan(POLICY)?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let block = |host_until, services_until| Block { host_until, services_until, dropped: 0 };
+    let forever = block(u64::MAX, u64::MAX);
+    let blocks = [
+        ("10.0.0.1/32", forever),
+        ("10.0.0.2/32", block(0, u64::MAX)),
+        ("10.0.0.3/32", block(0, NOW + 1)),
+        ("10.0.0.4/32", block(NOW, NOW)),
+        ("10.9.0.0/16", block(0, NOW + 1)),
+        ("fd00:9::/48", forever),
+        ("fd00::1/128", block(0, u64::MAX)),
+        ("172.16.0.1/32", forever),
+        // The address is no longer blocked, the prefix around it is.
+        ("10.9.0.9/32", block(0, NOW - 1)),
+    ];
+    let blocks = blocks.map(|(net, block)| (net.parse().unwrap(), block));
+    kernel.block(&blocks)?;
+    let mut host = kernel::host(&plan, &blocks);
+    let cases = [
+        ("host scope, guarded port", Frame::tcp("10.0.0.1", 8000), Blocked),
+        ("host scope, other port", Frame::tcp("10.0.0.1", 22), Blocked),
+        ("host scope, ICMP", raw(Frame::tcp("10.0.0.1", 0), 1), Blocked),
+        ("services scope, guarded port", Frame::tcp("10.0.0.2", 8000), Blocked),
+        ("services scope, other port", Frame::tcp("10.0.0.2", 22), Unguarded),
+        ("ends in a nanosecond", Frame::tcp("10.0.0.3", 8000), Blocked),
+        ("ends now", Frame::tcp("10.0.0.4", 8000), Allowed),
+        ("prefix", Frame::tcp("10.9.200.1", 8000), Blocked),
+        ("prefix, expired address within", Frame::tcp("10.9.0.9", 8000), Blocked),
+        ("beside the prefix", Frame::tcp("10.10.0.1", 8000), Allowed),
+        ("IPv6 prefix, other port", Frame::udp("fd00:9::77", 53), Blocked),
+        ("IPv6 address", Frame::tcp("fd00::1", 8000), Blocked),
+        ("a stranger is refused before blocks are asked", Frame::tcp("203.0.113.1", 8000), NotAllowed),
+        ("trusted sources have no blocks at services", Frame::tcp("172.16.0.1", 8000), Trusted),
+        ("monitored", Frame::tcp("10.0.0.1", 9000), Blocked),
+    ];
+    for (name, frame, reason) in cases {
+        let frame = frame.build();
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        assert_eq!(here.reason, reason, "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
+    let dropped: u64 = kernel.datapath.maps().blocks()?.iter().map(|(_, block)| block.dropped).sum();
+    assert_eq!(dropped, 10, "each blocked packet is counted at its block");
+    Ok(())
+}
+
+const LIMITED: &str = r#"
+[[service]]
+name = "packets"
+ports = [1]
+allow = ["10.0.0.0/8", "fd00::/16"]
+limits = "packets"
+
+[[service]]
+name = "connections"
+ports = [2]
+allow = ["10.0.0.0/8"]
+limits = "connections"
+
+[[service.sources]]
+prefix = "10.5.0.0/16"
+limits = "packets"
+
+[limits.packets]
+packets_per_second = 10
+packet_burst = 3
+
+[limits.connections]
+connections_per_second = 10
+connection_burst = 2
+"#;
+
+#[test]
+fn limits_are_those_of_the_source_and_of_its_service() -> Result<()> {
+    let plan = kernel::plan(LIMITED)?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let mut host = kernel::host(&plan, &[]);
+    let with_flags = |flags| Frame {
+        transport: Transport::Tcp { source_port: 1, port: 2, flags },
+        ..Frame::tcp("10.0.0.1", 2)
+    };
+    let hidden = fragment(Frame { payload: ports_only(2, 8), ..raw(Frame::tcp("10.0.0.7", 2), 6) }, true, 0);
+    // What is sent, how often it passes, and why the next one does not.
+    let cases = [
+        ("packets", Frame::segment("10.0.0.1", 1), 3, Some(PacketRate)),
+        ("another source", Frame::segment("10.0.0.2", 1), 3, Some(PacketRate)),
+        ("one IPv6 source", Frame::segment("fd00::1", 1), 3, Some(PacketRate)),
+        ("the same /64", Frame::segment("fd00::ffff:1", 1), 0, Some(PacketRate)),
+        ("another /64", Frame::segment("fd00:0:0:1::1", 1), 3, Some(PacketRate)),
+        ("SYN", with_flags(SYN), 2, Some(ConnectionRate)),
+        ("segments are no connections", with_flags(ACK), 20, None),
+        ("SYN and ACK is no connection", with_flags(SYN | ACK), 20, None),
+        ("limits of another source", Frame::tcp("10.5.0.1", 2), 3, Some(PacketRate)),
+        ("a fragment that hides its flags", hidden, 2, Some(ConnectionRate)),
+    ];
+    for (name, frame, passes, then) in cases {
+        let frame = frame.build();
+        let expected = (0..passes).map(|_| Allowed).chain(then);
+        for (number, reason) in expected.enumerate() {
+            let here = host.judge(frame.as_slice(), NOW, &mut ());
+            let there = kernel.judge(&frame).with_context(|| format!("case {name:?}, packet {number}"))?;
+            assert_eq!(here.reason, reason, "case {name:?}, packet {number} on the host");
+            assert_eq!(there, here, "case {name:?}, packet {number} in the kernel");
+        }
+    }
+    Ok(())
+}
