@@ -3,7 +3,17 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`frame`] | frames of any shape, honest and not |
+//! | [`guard`] | an agent on a host of a test network |
 //! | [`kernel`] | the program in the kernel, one frame at a time |
+//! | [`listener`] | what arrives, counted |
+//! | [`net`] | test networks |
+//! | [`raw`] | frames onto a wire |
+//! | [`wait`] | waiting for something to become true |
 
 pub mod frame;
+pub mod guard;
 pub mod kernel;
+pub mod listener;
+pub mod net;
+pub mod raw;
+pub mod wait;

@@ -139,6 +139,31 @@ impl Frame {
         frame
     }
 
+    /// The same packet as fragments that carry `size` bytes each, a multiple of 8.
+    pub fn fragments(&self, size: usize, identification: u16) -> Vec<Self> {
+        let whole = self.transport_bytes();
+        let last = whole.len().div_ceil(size) - 1;
+        let part = |(number, bytes): (usize, &[u8])| {
+            let (offset, more) = ((number * size / 8) as u16, number != last);
+            let mut part = Self { transport: Transport::Raw(self.transport.number()), payload: bytes.to_vec(), ..self.clone() };
+            if self.source.is_ipv4() {
+                part.fragment = Ipv4Fragment { more, offset, identification };
+            } else {
+                part.extensions.push(Extension::Fragment { offset, more, identification: identification.into() });
+            }
+            part
+        };
+        whole.chunks(size).enumerate().map(part).collect()
+    }
+
+    fn transport_bytes(&self) -> Vec<u8> {
+        match (self.source, self.destination) {
+            (IpAddr::V4(source), IpAddr::V4(destination)) => self.transport(&source.octets(), &destination.octets()),
+            (IpAddr::V6(source), IpAddr::V6(destination)) => self.transport(&source.octets(), &destination.octets()),
+            _ => Vec::new(),
+        }
+    }
+
     fn ipv4(&self, source: &[u8], destination: &[u8], frame: &mut Vec<u8>) {
         let transport = self.transport(source, destination);
         let words = 5 + self.options.len() / 4;

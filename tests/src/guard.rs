@@ -1,0 +1,175 @@
+//! A guard on a host, as a user would start it.
+
+use std::collections::BTreeMap;
+use std::fs::{self, File};
+use std::path::{Path, PathBuf};
+use std::process::{Command, Stdio};
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail, ensure};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+use tempfile::TempDir;
+
+use crate::net::{Host, Running};
+use crate::wait;
+
+/// How long guard may take to start or to end.
+const PATIENCE: Duration = Duration::from_secs(20);
+const BPFFS: &str = "/sys/fs/bpf";
+
+/// A running agent with paths of its own. At the end guard leaves the kernel.
+pub struct Guard<'a> {
+    host: &'a Host,
+    directory: TempDir,
+    agent: Option<Running>,
+}
+
+/// Packets by service, verdict and reason.
+pub type Counts = BTreeMap<(String, String, String), u64>;
+
+impl<'a> Guard<'a> {
+    /// Starts guard with a policy and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it said.
+    pub fn start(host: &'a Host, policy: &str) -> Result<Self> {
+        let mut guard = Self::install(host, policy)?;
+        guard.run()?;
+        Ok(guard)
+    }
+
+    /// Puts the policy in its place, and starts nothing.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn install(host: &'a Host, policy: &str) -> Result<Self> {
+        let directory = tempfile::Builder::new().prefix("guard-test-").tempdir().context("no directory for guard")?;
+        fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
+        Ok(Self { host, directory, agent: None })
+    }
+
+    /// Starts the agent and waits until it is ready.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it said.
+    pub fn run(&mut self) -> Result<()> {
+        let log = File::create(self.log_file()).context("cannot write the log")?;
+        let mut command = self.command(&["run", "--config", &self.policy_file().display().to_string()])?;
+        let agent = self.host.start(command.stdin(Stdio::null()).stderr(log))?;
+        let agent = self.agent.insert(agent);
+        let mut ended = None;
+        let url = format!("http://{METRICS}/readyz");
+        let ready = wait::within(PATIENCE, || {
+            ended = agent.has_ended().ok().flatten();
+            ended.is_some() || self.host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok)
+        });
+        let log = self.log();
+        if let Some(status) = ended {
+            bail!("guard ended ({status}): {log}");
+        }
+        ensure!(ready, "guard is not ready after {PATIENCE:?}: {log}");
+        Ok(())
+    }
+
+    /// A guard command with this guard's paths.
+    ///
+    /// # Errors
+    /// When there is no binary.
+    pub fn command(&self, arguments: &[&str]) -> Result<Command> {
+        let mut command = self.host.command(&binary()?.display().to_string());
+        command.args(arguments).env("GUARD_PIN_PATH", self.pins());
+        command.env("GUARD_SOCKET", self.directory.path().join("guard.sock"));
+        command.env("GUARD_STATE", self.directory.path().join("guard.db"));
+        Ok(command)
+    }
+
+    /// Runs a guard command to its end: its exit status, stdout and stderr.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output(&self, arguments: &[&str]) -> Result<(Option<i32>, String, String)> {
+        let output = self.command(arguments)?.stdin(Stdio::null()).output().context("cannot run guard")?;
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        Ok((output.status.code(), text(output.stdout), text(output.stderr)))
+    }
+
+    /// What `guard status --json` counts.
+    ///
+    /// # Errors
+    /// When the answer is not as expected.
+    pub fn counts(&self) -> Result<Counts> {
+        let (code, stdout, stderr) = self.output(&["status", "--json"])?;
+        ensure!(code == Some(0), "guard status: {stderr}");
+        let status: Value = serde_json::from_str(&stdout).context("guard status --json is no JSON")?;
+        let counters = status["counters"].as_array().context("no counters")?;
+        let text = |counter: &Value, key: &str| counter[key].as_str().unwrap_or_default().to_owned();
+        let entry = |counter: &Value| {
+            let key = (text(counter, "service"), text(counter, "verdict"), text(counter, "reason"));
+            (key, counter["packets"].as_u64().unwrap_or(0))
+        };
+        Ok(counters.iter().map(entry).collect())
+    }
+
+    /// The metrics, as Prometheus reads them.
+    ///
+    /// # Errors
+    /// When they are not there.
+    pub fn metrics(&self) -> Result<String> {
+        let (ok, text) = self.host.output("curl", &["-sf", "-m", "5", &format!("http://{METRICS}/metrics")])?;
+        ensure!(ok, "no metrics: {text}");
+        Ok(text)
+    }
+
+    /// Ends the agent by a signal. Guard stays in the kernel, or not, as its policy says.
+    ///
+    /// # Errors
+    /// When it does not end, or not with status 0.
+    pub fn end(&mut self, signal: Signal) -> Result<()> {
+        let Some(mut agent) = self.agent.take() else { bail!("guard does not run") };
+        let status = agent.end_by(signal, PATIENCE)?;
+        ensure!(status.success(), "guard ended with {status}: {}", self.log());
+        Ok(())
+    }
+
+    pub fn log(&self) -> String {
+        fs::read_to_string(self.log_file()).unwrap_or_default()
+    }
+
+    pub fn policy_file(&self) -> PathBuf {
+        self.directory.path().join("guard.toml")
+    }
+
+    /// Where guard pins: below the BPF file system, a name of its own.
+    pub fn pins(&self) -> PathBuf {
+        let name = self.directory.path().file_name().unwrap_or_default();
+        Path::new(BPFFS).join(name)
+    }
+
+    fn log_file(&self) -> PathBuf {
+        self.directory.path().join("guard.log")
+    }
+}
+
+impl Drop for Guard<'_> {
+    fn drop(&mut self) {
+        drop(self.agent.take());
+        let _ = self.output(&["detach"]);
+    }
+}
+
+/// Where the agent listens on each host: its own loopback.
+const METRICS: &str = "127.0.0.1:9455";
+
+/// The binary under test: `GUARD_BIN`, or the one that was built beside this test.
+///
+/// # Errors
+/// When there is none.
+pub fn binary() -> Result<PathBuf> {
+    if let Some(binary) = std::env::var_os("GUARD_BIN") {
+        return Ok(binary.into());
+    }
+    let test = std::env::current_exe().context("cannot find this test's own file")?;
+    let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("guard"));
+    beside.into_iter().find(|binary| binary.is_file()).context("there is no guard to test: run `cargo xtask test`, or set GUARD_BIN")
+}

@@ -1,0 +1,78 @@
+//! A host of a test network.
+
+use std::fs::File;
+use std::process::{Command, Stdio};
+use std::thread;
+
+use anyhow::{Context, Result, anyhow};
+use nix::sched::{CloneFlags, setns};
+
+use super::Running;
+use super::namespace::Namespace;
+
+/// A namespace with one interface, `eth0`.
+#[derive(Debug)]
+pub struct Host {
+    namespace: Namespace,
+    number: u8,
+}
+
+/// The hardware address of the host with this number.
+pub const fn mac_of(number: u8) -> [u8; 6] {
+    [2, 0, 0, 0, 0, number]
+}
+
+impl Host {
+    pub(super) const fn new(namespace: Namespace, number: u8) -> Self {
+        Self { namespace, number }
+    }
+
+    pub const fn mac(&self) -> [u8; 6] {
+        mac_of(self.number)
+    }
+
+    /// A command on this host.
+    pub fn command(&self, program: &str) -> Command {
+        self.namespace.command(program)
+    }
+
+    /// Runs a command to its end and returns what it wrote to stdout and stderr, and whether it succeeded.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn output(&self, program: &str, arguments: &[&str]) -> Result<(bool, String)> {
+        let output = self.command(program).args(arguments).stdin(Stdio::null()).output();
+        let output = output.with_context(|| format!("cannot run {program}"))?;
+        let text = [output.stdout, output.stderr].concat();
+        Ok((output.status.success(), String::from_utf8_lossy(&text).into_owned()))
+    }
+
+    /// Starts a command that ends with the returned handle.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn start(&self, command: &mut Command) -> Result<Running> {
+        Running::start(command)
+    }
+
+    /// `ip` on this host.
+    ///
+    /// # Errors
+    /// When `ip` fails.
+    pub fn ip(&self, arguments: &str) -> Result<()> {
+        self.namespace.ip(arguments)
+    }
+
+    /// Runs `work` on a thread that is on this host: sockets that it opens are this host's, wherever they are used later.
+    ///
+    /// # Errors
+    /// When the namespace cannot be entered, and those of `work`.
+    pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(self.namespace.path()).context("cannot open the namespace")?;
+        let inside = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("the work on the host panicked"))?
+    }
+}

@@ -1,0 +1,77 @@
+//! A network namespace that ends with its owner, or at the next start if its owner dies.
+
+use std::fs;
+use std::path::{Path, PathBuf};
+use std::process::{Command, id};
+use std::sync::atomic::{AtomicU32, Ordering};
+
+use anyhow::{Context, Result, bail};
+
+const DIRECTORY: &str = "/run/netns";
+const PREFIX: &str = "guard-test";
+
+#[derive(Debug)]
+pub(super) struct Namespace {
+    name: String,
+}
+
+impl Namespace {
+    pub(super) fn new(purpose: &str) -> Result<Self> {
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{PREFIX}-{}-{}-{purpose}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        run(Command::new("ip").args(["netns", "add", &name]))?;
+        Ok(Self { name })
+    }
+
+    pub(super) fn name(&self) -> &str {
+        &self.name
+    }
+
+    pub(super) fn path(&self) -> PathBuf {
+        Path::new(DIRECTORY).join(&self.name)
+    }
+
+    /// `ip` in this namespace.
+    pub(super) fn ip(&self, arguments: &str) -> Result<()> {
+        run(Command::new("ip").args(["-n", &self.name]).args(arguments.split_whitespace()))
+    }
+
+    pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
+        run(self.command(program).args(arguments))
+    }
+
+    /// A command in this namespace. `ip netns exec` would also mount another /sys, without the BPF file system.
+    pub(super) fn command(&self, program: &str) -> Command {
+        let mut command = Command::new("nsenter");
+        command.arg(format!("--net={}", self.path().display())).arg("--").arg(program);
+        command
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // The interfaces in it go with it. Nobody is left to be told of a failure.
+        let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
+    }
+}
+
+/// Removes the namespaces of tests that died.
+pub(super) fn remove_stale() {
+    for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
+        let name = entry.file_name().to_string_lossy().into_owned();
+        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)).and_then(|pid| pid.parse().ok());
+        let Some(owner): Option<u32> = owner else { continue };
+        if !Path::new("/proc").join(owner.to_string()).exists() {
+            // Another test may do the same at this moment.
+            let _ = run(Command::new("ip").args(["netns", "delete", &name]));
+        }
+    }
+}
+
+pub(super) fn run(command: &mut Command) -> Result<()> {
+    let output = command.output().with_context(|| format!("cannot run {:?}", command.get_program()))?;
+    if !output.status.success() {
+        bail!("{command:?}: {}", String::from_utf8_lossy(&output.stderr).trim());
+    }
+    Ok(())
+}

@@ -1,0 +1,106 @@
+//! Frames onto a wire, as they are.
+
+use std::os::fd::AsRawFd;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result};
+use nix::net::if_::if_nametoindex;
+use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sys::socket::{
+    AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, send, socket,
+};
+use nix::unistd::Pid;
+
+use crate::net::Host;
+
+/// A packet socket on the interface of a host.
+pub struct Wire {
+    socket: std::os::fd::OwnedFd,
+}
+
+impl Wire {
+    /// # Errors
+    /// Without root.
+    pub fn open(host: &Host) -> Result<Self> {
+        host.enter(|| {
+            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+                .context("cannot open a packet socket")?;
+            let index = if_nametoindex("eth0").context("the host has no eth0")?;
+            bind(socket.as_raw_fd(), &link_address(index)?).context("cannot bind a packet socket")?;
+            Ok(Self { socket })
+        })
+    }
+
+    /// # Errors
+    /// When the frame does not go out.
+    pub fn send(&self, frame: &[u8]) -> Result<()> {
+        send(self.socket.as_raw_fd(), frame, MsgFlags::empty()).context("a frame did not go out").map(drop)
+    }
+}
+
+/// The address of an interface for sending only: protocol 0 receives nothing.
+fn link_address(index: u32) -> Result<LinkAddr> {
+    let address = libc::sockaddr_ll {
+        sll_family: libc::AF_PACKET as u16,
+        sll_protocol: 0,
+        sll_ifindex: i32::try_from(index).context("an interface index that is none")?,
+        sll_hatype: 0,
+        sll_pkttype: 0,
+        sll_halen: 0,
+        sll_addr: [0; 8],
+    };
+    let length = size_of::<libc::sockaddr_ll>() as libc::socklen_t;
+    // SAFETY: the pointer is to a whole sockaddr_ll, and the length is its own.
+    let address = unsafe { SockaddrStorage::from_raw(std::ptr::from_ref(&address).cast(), Some(length)) };
+    address.and_then(|address| address.as_link_addr().copied()).context("not a link address")
+}
+
+/// What a flood has sent.
+#[derive(Clone, Copy, Debug)]
+pub struct Sent {
+    pub frames: u64,
+    /// From before the first frame to after the last.
+    pub time: Duration,
+}
+
+/// Sends `frames` in turn, `rate` a second in all, from one thread on each CPU.
+///
+/// # Errors
+/// When a frame does not go out.
+pub fn flood(host: &Host, frames: &[Vec<u8>], rate: u64, time: Duration) -> Result<Sent> {
+    let cpus = thread::available_parallelism().context("cannot count the CPUs")?.get();
+    let wires = (0..cpus).map(|_| Wire::open(host)).collect::<Result<Vec<_>>>()?;
+    let start = Instant::now();
+    let sent: Result<Vec<u64>> = thread::scope(|scope| {
+        let senders: Vec<_> = wires
+            .iter()
+            .enumerate()
+            .map(|(cpu, wire)| scope.spawn(move || send_paced(cpu, wire, frames, rate / cpus as u64, start, time)))
+            .collect();
+        senders.into_iter().map(|sender| sender.join().unwrap_or_else(|_| anyhow::bail!("a sender panicked"))).collect()
+    });
+    Ok(Sent { frames: sent?.iter().sum(), time: start.elapsed() })
+}
+
+/// Sends as many frames as are due, then rests: the rate holds however late the thread wakes up.
+fn send_paced(cpu: usize, wire: &Wire, frames: &[Vec<u8>], rate: u64, start: Instant, time: Duration) -> Result<u64> {
+    const REST: Duration = Duration::from_micros(500);
+    let mut here = CpuSet::new();
+    here.set(cpu).context("no such CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")?;
+    let mut sent = 0;
+    loop {
+        let elapsed = start.elapsed().min(time);
+        let due = (elapsed.as_nanos() * u128::from(rate) / 1_000_000_000) as u64;
+        while sent < due {
+            let frame = &frames[(sent as usize + cpu) % frames.len()];
+            wire.send(frame)?;
+            sent += 1;
+        }
+        if elapsed == time {
+            return Ok(sent);
+        }
+        thread::sleep(REST);
+    }
+}
