@@ -3,11 +3,13 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Level, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
 use serde::Serialize;
 
 /// How many diagnostics a report shows; more would only scroll away the first.
 const SHOWN: usize = 20;
+/// Bytes of the longest line that is shown; the renderer reads all of it for each diagnostic.
+const LONGEST_LINE: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -111,9 +113,15 @@ impl Diagnostic {
                     .line_start(first)
                     .annotation(AnnotationKind::Primary.span(span)),
             ),
-            None => title.elements(Vec::<Snippet<'_, annotate_snippets::Annotation<'_>>>::new()),
+            None => title.elements(self.origin()),
         };
         renderer.render(&[group.elements(help)])
+    }
+
+    /// The place alone.
+    fn origin(&self) -> Option<Origin<'_>> {
+        let (line, column) = (usize::try_from(self.line?).ok()?, usize::try_from(self.column?).ok()?);
+        Some(Origin::path(self.file.as_str()).line(line).char_column(column))
     }
 
     /// The line in question, the span in it, and its number. Only that line: the renderer reads all that it gets.
@@ -121,7 +129,7 @@ impl Diagnostic {
         let (span, line) = (self.span.as_ref()?, self.line?);
         let start = source.get(..span.start)?.rfind('\n').map_or(0, |end| end + 1);
         let rest = source.get(start..)?;
-        let text = rest.lines().next().unwrap_or_default();
+        let text = rest.lines().next().filter(|line| line.len() <= LONGEST_LINE)?;
         let from = (span.start - start).min(text.len());
         let to = span.end.saturating_sub(start).clamp(from, text.len());
         Some((text, from..to, usize::try_from(line).ok()?))

@@ -70,12 +70,20 @@ impl<'s> Source<'s> {
         }
     }
 
-    /// Column of a byte, in characters, from 1.
-    fn column(&self, at: usize) -> Option<u32> {
-        let Self::File { text, lines, .. } = self else { return None };
-        let start = lines.get(lines.partition_point(|start| *start <= at).checked_sub(1)?)?;
-        let before = text.get(*start..at)?;
-        u32::try_from(before.chars().count() + 1).ok()
+    /// Columns of bytes that are asked for in their order, in characters, from 1.
+    fn columns(&self) -> impl FnMut(usize) -> Option<u32> {
+        // Each character is counted once, however many findings a line has.
+        let (mut from, mut before, mut line) = (0, 0, None);
+        move |at| {
+            let Self::File { text, lines, .. } = self else { return None };
+            let start = *lines.get(lines.partition_point(|start| *start <= at).checked_sub(1)?)?;
+            if line != Some(start) {
+                (from, before, line) = (start, 0, Some(start));
+            }
+            before += text.get(from..at)?.chars().count();
+            from = at;
+            u32::try_from(before + 1).ok()
+        }
     }
 }
 
@@ -115,7 +123,9 @@ impl<'s> Findings<'s> {
     /// The warnings, or all that was found if there is an error among it.
     pub(super) fn finish(mut self) -> Result<Vec<Diagnostic>, Report> {
         self.found.sort_by_key(|(at, _)| *at);
-        let found: Vec<Diagnostic> = self.found.into_iter().map(|(_, diagnostic)| diagnostic).collect();
+        let mut columns = self.source.columns();
+        let mut placed = |(at, diagnostic)| Diagnostic { column: columns(at), ..diagnostic };
+        let found: Vec<Diagnostic> = self.found.into_iter().map(&mut placed).collect();
         if found.iter().all(|diagnostic| diagnostic.severity == Severity::Warning) {
             return Ok(found);
         }
@@ -134,7 +144,7 @@ impl<'s> Findings<'s> {
                 message: subject.map_or_else(|| message.clone(), |subject| about(&subject)),
                 file: (*name).into(),
                 line: self.source.line(span.start),
-                column: self.source.column(span.start),
+                column: None,
                 help,
                 span: Some(span.clone()),
             },
