@@ -46,7 +46,8 @@ fn object(out: &Path) -> Result<PathBuf, String> {
 /// The commit that is built, for `guard_build_info`; "unknown" outside of a checkout.
 fn revision() -> String {
     let git = |arguments: &[&str]| {
-        let output = Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
+        let output =
+            Command::new("git").args(arguments).output().ok().filter(|output| output.status.success())?;
         String::from_utf8(output.stdout).ok().map(|text| text.trim().to_owned())
     };
     // HEAD's log grows with every commit and checkout.

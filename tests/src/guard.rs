@@ -7,6 +7,9 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use guard_common::{Action, Reason, Verdict};
+use guard_userspace::datapath::Maps;
+use guard_userspace::datapath::pins::Pins;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -44,7 +47,8 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When the files cannot be written.
     pub fn install(host: &'a Host, policy: &str) -> Result<Self> {
-        let directory = tempfile::Builder::new().prefix("guard-test-").tempdir().context("no directory for guard")?;
+        let directory =
+            tempfile::Builder::new().prefix("guard-test-").tempdir().context("no directory for guard")?;
         fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
         Ok(Self { host, directory, agent: None })
     }
@@ -111,12 +115,25 @@ impl<'a> Guard<'a> {
         Ok(counters.iter().map(entry).collect())
     }
 
+    /// Packets of a service that were passed or dropped for a reason, on each CPU: from the pinned maps.
+    ///
+    /// # Errors
+    /// When the maps cannot be read, or there is no such service.
+    pub fn counts_by_cpu(&self, service: &str, reason: Reason) -> Result<Vec<u64>> {
+        let maps = Maps::open(&Pins::new(self.pins()))?;
+        let service = *maps.service_names()?.get(service).context("no such service")?;
+        let action = if reason.drops() { Action::Drop } else { Action::Pass };
+        let counters = maps.counter_by_cpu(Verdict { action, reason, service })?;
+        Ok(counters.iter().map(|counter| counter.packets).collect())
+    }
+
     /// The metrics, as Prometheus reads them.
     ///
     /// # Errors
     /// When they are not there.
     pub fn metrics(&self) -> Result<String> {
-        let (ok, text) = self.host.output("curl", &["-sf", "-m", "5", &format!("http://{METRICS}/metrics")])?;
+        let (ok, text) =
+            self.host.output("curl", &["-sf", "-m", "5", &format!("http://{METRICS}/metrics")])?;
         ensure!(ok, "no metrics: {text}");
         Ok(text)
     }
@@ -171,5 +188,8 @@ pub fn binary() -> Result<PathBuf> {
     }
     let test = std::env::current_exe().context("cannot find this test's own file")?;
     let beside = test.ancestors().skip(1).take(2).map(|directory| directory.join("guard"));
-    beside.into_iter().find(|binary| binary.is_file()).context("there is no guard to test: run `cargo xtask test`, or set GUARD_BIN")
+    beside
+        .into_iter()
+        .find(|binary| binary.is_file())
+        .context("there is no guard to test: run `cargo xtask test`, or set GUARD_BIN")
 }

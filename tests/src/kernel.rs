@@ -71,10 +71,7 @@ impl Kernel {
         let before = self.counted.get(index).map_or(Counter::default(), |(_, counter)| *counter);
         ensure!(now.packets == before.packets + 1, "{verdict:?}: {now:?} after {before:?}");
         ensure!(now.bytes == before.bytes + frame.len() as u64, "{verdict:?}: {now:?} after {before:?}");
-        ensure!(
-            action == returned(*verdict),
-            "the program returned {action:?} and counted {verdict:?}"
-        );
+        ensure!(action == returned(*verdict), "the program returned {action:?} and counted {verdict:?}");
         let verdict = *verdict;
         self.counted = after;
         Ok(verdict)

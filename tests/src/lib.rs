@@ -8,6 +8,7 @@
 //! | [`listener`] | what arrives, counted |
 //! | [`net`] | test networks |
 //! | [`raw`] | frames onto a wire |
+//! | [`scene`] | the network that most tests use |
 //! | [`wait`] | waiting for something to become true |
 
 pub mod frame;
@@ -16,4 +17,5 @@ pub mod kernel;
 pub mod listener;
 pub mod net;
 pub mod raw;
+pub mod scene;
 pub mod wait;

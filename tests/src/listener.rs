@@ -36,7 +36,9 @@ impl UdpCounter {
             while !stopped.load(Ordering::Relaxed) {
                 match socket.recv(&mut datagram) {
                     Ok(_) => counted.fetch_add(1, Ordering::Relaxed),
-                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => continue,
+                    Err(error) if matches!(error.kind(), ErrorKind::WouldBlock | ErrorKind::TimedOut) => {
+                        continue;
+                    }
                     Err(_) => return,
                 };
             }

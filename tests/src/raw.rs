@@ -76,15 +76,27 @@ pub fn flood(host: &Host, frames: &[Vec<u8>], rate: u64, time: Duration) -> Resu
         let senders: Vec<_> = wires
             .iter()
             .enumerate()
-            .map(|(cpu, wire)| scope.spawn(move || send_paced(cpu, wire, frames, rate / cpus as u64, start, time)))
+            .map(|(cpu, wire)| {
+                scope.spawn(move || send_paced(cpu, wire, frames, rate / cpus as u64, start, time))
+            })
             .collect();
-        senders.into_iter().map(|sender| sender.join().unwrap_or_else(|_| anyhow::bail!("a sender panicked"))).collect()
+        senders
+            .into_iter()
+            .map(|sender| sender.join().unwrap_or_else(|_| anyhow::bail!("a sender panicked")))
+            .collect()
     });
     Ok(Sent { frames: sent?.iter().sum(), time: start.elapsed() })
 }
 
 /// Sends as many frames as are due, then rests: the rate holds however late the thread wakes up.
-fn send_paced(cpu: usize, wire: &Wire, frames: &[Vec<u8>], rate: u64, start: Instant, time: Duration) -> Result<u64> {
+fn send_paced(
+    cpu: usize,
+    wire: &Wire,
+    frames: &[Vec<u8>],
+    rate: u64,
+    start: Instant,
+    time: Duration,
+) -> Result<u64> {
     const REST: Duration = Duration::from_micros(500);
     let mut here = CpuSet::new();
     here.set(cpu).context("no such CPU")?;

@@ -31,7 +31,11 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
             let here = host.judge(frame.as_slice(), NOW, &mut ());
             let there = kernel.datapath.run_frame(&frame)?;
             let head = &frame[..frame.len().min(160)];
-            assert_eq!(there, kernel::returned(here), "seed {seed}, round {round}, frame {number}: {here:?}\n{head:02x?}…\n{policy}");
+            assert_eq!(
+                there,
+                kernel::returned(here),
+                "seed {seed}, round {round}, frame {number}: {here:?}\n{head:02x?}…\n{policy}"
+            );
             *reasons.entry(here.reason.name()).or_insert(0) += 1;
         }
         let mut counted = kernel.counters()?;
@@ -40,15 +44,22 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
     }
     println!("{reasons:?}");
     // A generator that never reaches a check proves nothing of it. Only connections come from elsewhere.
-    for reason in guard_common::Reason::ALL.into_iter().filter(|reason| *reason != guard_common::Reason::MaxConnections) {
-        assert!(reasons.get(reason.name()).is_some_and(|count| *count >= 20), "{reason:?} was not reached: {reasons:?}");
+    for reason in
+        guard_common::Reason::ALL.into_iter().filter(|reason| *reason != guard_common::Reason::MaxConnections)
+    {
+        assert!(
+            reasons.get(reason.name()).is_some_and(|count| *count >= 20),
+            "{reason:?} was not reached: {reasons:?}"
+        );
     }
     Ok(())
 }
 
 /// A policy of some services, and the sources and ports that are near to it.
 fn policy(rng: &mut Rng) -> (String, Space) {
-    let mut policy = String::from("[limits.some]\npackets_per_second = 1\npacket_burst = 40\nbytes_per_second = 1024\nbyte_burst = 65536\n");
+    let mut policy = String::from(
+        "[limits.some]\npackets_per_second = 1\npacket_burst = 40\nbytes_per_second = 1024\nbyte_burst = 65536\n",
+    );
     let _ = writeln!(policy, "connections_per_second = 1\nconnection_burst = {}\n", rng.u32(1..20));
     let _ = writeln!(policy, "[limits.bytes]\nbytes_per_second = 1024\nbyte_burst = 65536\n");
     let mut space = Space { sources: Vec::new(), ports: Vec::new() };
@@ -80,13 +91,20 @@ fn policy(rng: &mut Rng) -> (String, Space) {
     // Of a range that no `deny` comes from, so that none is inside.
     let trusted: IpAddr = [172, 16, rng.u8(..), 1].into();
     space.sources.push(trusted);
-    let _ = writeln!(policy, "[trusted]\nprefixes = [\"{trusted}/32\"]\n\n[source]\nipv4_prefix = {}\nipv6_prefix = {}", rng.u8(16..=32), rng.u8(40..=128));
+    let _ = writeln!(
+        policy,
+        "[trusted]\nprefixes = [\"{trusted}/32\"]\n\n[source]\nipv4_prefix = {}\nipv6_prefix = {}",
+        rng.u8(16..=32),
+        rng.u8(40..=128)
+    );
     (policy, space)
 }
 
 fn net(rng: &mut Rng) -> IpNet {
     let net: IpNet = if rng.bool() {
-        ipnet::Ipv4Net::new([10, rng.u8(..4), rng.u8(..), rng.u8(..)].into(), rng.u8(8..=32)).map(IpNet::V4).unwrap()
+        ipnet::Ipv4Net::new([10, rng.u8(..4), rng.u8(..), rng.u8(..)].into(), rng.u8(8..=32))
+            .map(IpNet::V4)
+            .unwrap()
     } else {
         let address = 0xfd00_u128 << 112 | rng.u128(..) >> 24;
         ipnet::Ipv6Net::new(address.into(), rng.u8(16..=128)).map(IpNet::V6).unwrap()

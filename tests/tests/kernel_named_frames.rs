@@ -2,7 +2,8 @@
 
 use anyhow::{Context, Result};
 use guard_common::Reason::{
-    self, Allowed, Blocked, ConnectionRate, Denied, Fragment, Malformed, NotAllowed, NotIp, PacketRate, Trusted, Unguarded,
+    self, Allowed, Blocked, ConnectionRate, Denied, Fragment, Malformed, NotAllowed, NotIp, PacketRate,
+    Trusted, Unguarded,
 };
 use guard_common::abi::Block;
 use guard_tests::frame::{ACK, CUSTOMER_TAG, Extension, Frame, Ipv4Fragment, SERVICE_TAG, SYN, Transport};
@@ -98,7 +99,12 @@ fn vlan_cases() -> Vec<Case> {
         ("three tags", tagged(stranger(), &[CUSTOMER_TAG; 3]), Malformed, ""),
         ("VLAN tag, IPv6", tagged(Frame::tcp("2a00::1", 8000), &[CUSTOMER_TAG]), NotAllowed, "web"),
         ("VLAN tag, allowed", tagged(Frame::tcp("10.0.0.1", 8000), &[CUSTOMER_TAG]), Allowed, "web"),
-        ("QinQ, allowed, IPv6", tagged(Frame::tcp("fd00::1", 8000), &[SERVICE_TAG, CUSTOMER_TAG]), Allowed, "web"),
+        (
+            "QinQ, allowed, IPv6",
+            tagged(Frame::tcp("fd00::1", 8000), &[SERVICE_TAG, CUSTOMER_TAG]),
+            Allowed,
+            "web",
+        ),
     ]
 }
 
@@ -116,7 +122,12 @@ fn ipv4_cases() -> Vec<Case> {
         ("last fragment", fragment(part(16), false, 100), Fragment, ""),
         ("whole packet that ends in TCP", part(19), Malformed, ""),
         ("whole packet with a bare TCP header", part(20), NotAllowed, "web"),
-        ("UDP that ends in its header", Frame { payload: ports_only(5300, 7), ..raw(stranger(), 17) }, Malformed, ""),
+        (
+            "UDP that ends in its header",
+            Frame { payload: ports_only(5300, 7), ..raw(stranger(), 17) },
+            Malformed,
+            "",
+        ),
         ("padding", Frame { padding: 6, ..stranger() }, NotAllowed, "web"),
         ("longer than the frame", Frame { length_error: 1, ..stranger() }, Malformed, ""),
         ("as long as the frame", Frame { length_error: 0, ..stranger() }, NotAllowed, "web"),
@@ -130,25 +141,57 @@ fn ipv6_cases() -> Vec<Case> {
     let stranger = || Frame::tcp("2a00::1", 8000);
     let part = |offset, more| Extension::Fragment { offset, more, identification: 7 };
     let bytes = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
-    let all = vec![HopByHop(0), DestinationOptions(0), Routing(0), part(0, false), Authentication(4), DestinationOptions(1)];
+    let all = vec![
+        HopByHop(0),
+        DestinationOptions(0),
+        Routing(0),
+        part(0, false),
+        Authentication(4),
+        DestinationOptions(1),
+    ];
     vec![
         ("hop-by-hop", extended(stranger(), vec![HopByHop(0)]), NotAllowed, "web"),
         ("long destination options", extended(stranger(), vec![DestinationOptions(130)]), NotAllowed, "web"),
-        ("longest destination options", extended(stranger(), vec![DestinationOptions(255)]), NotAllowed, "web"),
+        (
+            "longest destination options",
+            extended(stranger(), vec![DestinationOptions(255)]),
+            NotAllowed,
+            "web",
+        ),
         ("routing", extended(stranger(), vec![Routing(2)]), NotAllowed, "web"),
         ("authentication", extended(stranger(), vec![Authentication(4)]), NotAllowed, "web"),
         ("each kind once", extended(stranger(), all.clone()), NotAllowed, "web"),
         ("each kind once, allowed", extended(Frame::tcp("fd00::1", 8000), all), Allowed, "web"),
         ("as many as are walked", extended(stranger(), vec![DestinationOptions(0); 6]), NotAllowed, "web"),
         ("one too many", extended(stranger(), vec![DestinationOptions(0); 7]), Malformed, ""),
-        ("one too many, allowed", extended(Frame::tcp("fd00::1", 8000), vec![DestinationOptions(0); 7]), Malformed, ""),
+        (
+            "one too many, allowed",
+            extended(Frame::tcp("fd00::1", 8000), vec![DestinationOptions(0); 7]),
+            Malformed,
+            "",
+        ),
         ("atomic fragment", extended(stranger(), vec![part(0, false)]), NotAllowed, "web"),
-        ("atomic fragment, allowed", extended(Frame::tcp("fd00::1", 8000), vec![part(0, false)]), Allowed, "web"),
+        (
+            "atomic fragment, allowed",
+            extended(Frame::tcp("fd00::1", 8000), vec![part(0, false)]),
+            Allowed,
+            "web",
+        ),
         ("first fragment of 8 bytes", extended(bytes(8), vec![part(0, true)]), NotAllowed, "web"),
         ("first fragment without ports", extended(bytes(2), vec![part(0, true)]), Malformed, ""),
         ("later fragment", extended(bytes(16), vec![part(9, true)]), Fragment, ""),
-        ("options, then a later fragment", extended(bytes(16), vec![HopByHop(0), part(9, false)]), Fragment, ""),
-        ("extension goes past the packet", Frame { length_error: -24, ..extended(stranger(), vec![HopByHop(1)]) }, Malformed, ""),
+        (
+            "options, then a later fragment",
+            extended(bytes(16), vec![HopByHop(0), part(9, false)]),
+            Fragment,
+            "",
+        ),
+        (
+            "extension goes past the packet",
+            Frame { length_error: -24, ..extended(stranger(), vec![HopByHop(1)]) },
+            Malformed,
+            "",
+        ),
         ("longer than the frame", Frame { length_error: 1, ..stranger() }, Malformed, ""),
         ("padding", Frame { padding: 9, ..stranger() }, NotAllowed, "web"),
         ("mapped IPv4 source", Frame::tcp("::ffff:10.0.0.1", 8000), Malformed, ""),
@@ -162,11 +205,16 @@ fn each_named_frame_gets_its_reason_in_both_worlds() -> Result<()> {
     let mut kernel = Kernel::new(Some(NOW))?;
     kernel.publish(&plan)?;
     let mut host = kernel::host(&plan, &[]);
-    for (name, frame, reason, service) in [policy_cases(), vlan_cases(), ipv4_cases(), ipv6_cases()].concat() {
+    for (name, frame, reason, service) in [policy_cases(), vlan_cases(), ipv4_cases(), ipv6_cases()].concat()
+    {
         let frame = frame.build();
         let here = host.judge(frame.as_slice(), NOW, &mut ());
         let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
-        let found = plan.services.iter().find(|planned| planned.id == here.service).map_or("", |planned| &planned.name);
+        let found = plan
+            .services
+            .iter()
+            .find(|planned| planned.id == here.service)
+            .map_or("", |planned| &planned.name);
         assert_eq!((here.reason, found), (reason, service), "case {name:?} on the host");
         assert_eq!(there, here, "case {name:?} in the kernel");
     }
@@ -188,7 +236,11 @@ fn frames_that_are_not_ip_pass_and_broken_ones_do_not() -> Result<()> {
         ("ARP", with_type(0x0806, &[0; 28]), NotIp),
         ("LLDP", with_type(0x88cc, &[0; 46]), NotIp),
         ("LLC", with_type(0x0026, &[0x42; 38]), NotIp),
-        ("SNAP with IPv4 inside", with_type(0x0030, &[&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], &ipv4[14..]].concat()), NotIp),
+        (
+            "SNAP with IPv4 inside",
+            with_type(0x0030, &[&[0xaa, 0xaa, 3, 0, 0, 0, 8, 0][..], &ipv4[14..]].concat()),
+            NotIp,
+        ),
         ("tag, then ARP", with_type(CUSTOMER_TAG, &[&[0, 0, 8, 6][..], &[0; 28]].concat()), NotIp),
         ("a bare header", with_type(0x0800, &[]), Malformed),
         ("a bare tag", with_type(CUSTOMER_TAG, &[0, 0]), Malformed),

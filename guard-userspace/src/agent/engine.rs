@@ -139,10 +139,14 @@ impl Engine {
         }
         match self.policy.attach.on_exit {
             OnExit::Keep => {
-                info!("the agent ends; the kernel goes on to enforce the policy (on_exit = \"keep\"); `guard detach` ends that");
+                info!(
+                    "the agent ends; the kernel goes on to enforce the policy (on_exit = \"keep\"); `guard detach` ends that"
+                );
             }
             OnExit::Detach => {
-                self.pins.remove_all().map_err(|error| anyhow!("guard could not leave the kernel: {error}"))?;
+                self.pins
+                    .remove_all()
+                    .map_err(|error| anyhow!("guard could not leave the kernel: {error}"))?;
                 info!("guard has left the kernel (on_exit = \"detach\")");
             }
         }
@@ -170,6 +174,8 @@ fn announce(attachment: &Attachment) {
     let mode = mode.name();
     match why {
         None => info!("{how} {interface} (index {index}), {mode} mode, {buffers}"),
-        Some(why) => info!("{how} {interface} (index {index}), {mode} mode, {buffers}; not better because: {why}"),
+        Some(why) => {
+            info!("{how} {interface} (index {index}), {mode} mode, {buffers}; not better because: {why}")
+        }
     }
 }

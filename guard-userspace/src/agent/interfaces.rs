@@ -30,12 +30,16 @@ const DEFAULT_ROUTE: &str = "default-route";
 pub fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
     let existing = existing()?;
     if wanted == DEFAULT_ROUTE {
-        let found: BTreeSet<_> = default_routes().into_iter().filter(|name| existing.contains(name)).collect();
+        let found: BTreeSet<_> =
+            default_routes().into_iter().filter(|name| existing.contains(name)).collect();
         return if found.is_empty() { Err(UnknownInterface::NoDefaultRoute) } else { Ok(found) };
     }
     let is_pattern = wanted.contains(['*', '?', '[']);
     let found: BTreeSet<_> = if is_pattern {
-        let bad = |error: glob::PatternError| UnknownInterface::BadPattern { pattern: wanted.into(), reason: error.msg.into() };
+        let bad = |error: glob::PatternError| UnknownInterface::BadPattern {
+            pattern: wanted.into(),
+            reason: error.msg.into(),
+        };
         let pattern = Pattern::new(wanted).map_err(bad)?;
         // Loopback does not come to XDP as other traffic does; whoever wants it names it.
         existing.iter().filter(|name| *name != "lo" && pattern.matches(name)).cloned().collect()
@@ -95,7 +99,8 @@ mod tests {
             assert_eq!(default_route_v4(line).as_deref(), expected, "{line:?}");
         }
         let zero = "0".repeat(32);
-        let default = format!("{zero} 00 {zero} 00 fe80000000000000 00000400 00000001 00000000 00000003 eth0");
+        let default =
+            format!("{zero} 00 {zero} 00 fe80000000000000 00000400 00000001 00000000 00000003 eth0");
         let other = format!("fd00{} 40 {zero} 00 fe80000000000000 00000400 1 0 3 eth0", "0".repeat(28));
         assert_eq!(default_route_v6(&default).as_deref(), Some("eth0"));
         assert_eq!(default_route_v6(&other), None);

@@ -33,7 +33,10 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     Ok(registry)
 }
 
-fn add<C: Collector + 'static>(registry: &Registry, metrics: impl IntoIterator<Item = C>) -> prometheus::Result<()> {
+fn add<C: Collector + 'static>(
+    registry: &Registry,
+    metrics: impl IntoIterator<Item = C>,
+) -> prometheus::Result<()> {
     metrics.into_iter().try_for_each(|metric| registry.register(Box::new(metric)))
 }
 

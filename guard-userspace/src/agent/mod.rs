@@ -55,7 +55,9 @@ pub async fn run(settings: Settings) -> Result<()> {
     let _lock = lock::acquire(&settings.socket)?;
     let listen = settings.policy.metrics.listen;
     let http = TcpListener::bind(listen).await.with_context(|| {
-        format!("cannot listen on {listen} for metrics: choose another address with --metrics or [metrics] listen")
+        format!(
+            "cannot listen on {listen} for metrics: choose another address with --metrics or [metrics] listen"
+        )
     })?;
     let control = serve::bind_control(&settings.socket)?;
 

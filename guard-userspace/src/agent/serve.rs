@@ -39,12 +39,11 @@ pub(super) async fn metrics(listener: TcpListener, engine: Arc<Engine>, stopped:
 
 /// Serves the control socket until `stopped`.
 pub(super) async fn control(listener: UnixListener, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
-    let router =
-        Router::new()
-            .route(path::STATUS, get(status))
-            .route(path::EXPLAIN, get(explain))
-            .route(path::DETACH, post(detach))
-            .with_state(engine);
+    let router = Router::new()
+        .route(path::STATUS, get(status))
+        .route(path::EXPLAIN, get(explain))
+        .route(path::DETACH, post(detach))
+        .with_state(engine);
     if let Err(failure) = axum::serve(listener, router).with_graceful_shutdown(until(stopped)).await {
         error!("the control server ended: {failure}");
     }
@@ -54,15 +53,18 @@ pub(super) async fn control(listener: UnixListener, engine: Arc<Engine>, stopped
 /// is left over from an agent that died.
 pub(super) fn bind_control(socket: &Path) -> Result<UnixListener> {
     if socket.exists() {
-        fs::remove_file(socket).with_context(|| format!("cannot remove the old socket {}", socket.display()))?;
+        fs::remove_file(socket)
+            .with_context(|| format!("cannot remove the old socket {}", socket.display()))?;
     }
-    let listener = UnixListener::bind(socket)
-        .with_context(|| format!("cannot listen on {}: choose another path with GUARD_SOCKET", socket.display()))?;
+    let listener = UnixListener::bind(socket).with_context(|| {
+        format!("cannot listen on {}: choose another path with GUARD_SOCKET", socket.display())
+    })?;
     fs::set_permissions(socket, fs::Permissions::from_mode(0o660))
         .with_context(|| format!("cannot set the mode of {}", socket.display()))?;
     let group: Option<Gid> = Group::from_name(GROUP).ok().flatten().map(|group| group.gid);
     if let Some(group) = group {
-        chown(socket, None, Some(group)).with_context(|| format!("cannot give {} to the group guard", socket.display()))?;
+        chown(socket, None, Some(group))
+            .with_context(|| format!("cannot give {} to the group guard", socket.display()))?;
     }
     Ok(listener)
 }

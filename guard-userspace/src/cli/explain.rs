@@ -46,7 +46,11 @@ impl Explain {
             ProtocolName::Tcp => Protocol::Tcp,
             ProtocolName::Udp => Protocol::Udp,
         };
-        let ask = agent::ExplainQuery { source: self.source, port: self.port, protocol: agent::protocol_name(protocol).into() };
+        let ask = agent::ExplainQuery {
+            source: self.source,
+            port: self.port,
+            protocol: agent::protocol_name(protocol).into(),
+        };
         let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let query = format!("{}?{}", path::EXPLAIN, ask.to_query());
         let explanations: Vec<Explanation> = match runtime.block_on(global.client().get(&query)) {
@@ -57,7 +61,11 @@ impl Explain {
         if explanations.is_empty() {
             bail!("no port is guarded, so there is nothing to explain");
         }
-        if global.json { print_json(&explanations)? } else { print(&render(&explanations))? }
+        if global.json {
+            print_json(&explanations)?
+        } else {
+            print(&render(&explanations))?
+        }
         Ok(ExitCode::SUCCESS)
     }
 }

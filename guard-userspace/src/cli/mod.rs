@@ -49,10 +49,22 @@ struct Global {
     #[arg(long, global = true)]
     json: bool,
     /// Control socket of the agent
-    #[arg(long, global = true, env = "GUARD_SOCKET", default_value = "/run/guard/guard.sock", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "GUARD_SOCKET",
+        default_value = "/run/guard/guard.sock",
+        value_name = "PATH"
+    )]
     socket: PathBuf,
     /// Where maps and links are pinned, on a BPF file system
-    #[arg(long, global = true, env = "GUARD_PIN_PATH", default_value = "/sys/fs/bpf/guard", value_name = "PATH")]
+    #[arg(
+        long,
+        global = true,
+        env = "GUARD_PIN_PATH",
+        default_value = "/sys/fs/bpf/guard",
+        value_name = "PATH"
+    )]
     pin_path: PathBuf,
 }
 

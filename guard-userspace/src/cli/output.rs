@@ -23,7 +23,9 @@ pub(super) fn print_json(document: &impl Serialize) -> Result<()> {
 pub(super) fn table(rows: &[Vec<String>]) -> String {
     let columns = rows.iter().map(Vec::len).max().unwrap_or(0);
     let cells = |column: usize| rows.iter().filter_map(move |row| row.get(column));
-    let widths: Vec<usize> = (0..columns).map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0)).collect();
+    let widths: Vec<usize> = (0..columns)
+        .map(|column| cells(column).map(|cell| cell.chars().count()).max().unwrap_or(0))
+        .collect();
     let is_number = |cell: &String| cell.chars().next().is_some_and(|first| first.is_ascii_digit());
     let numbers: Vec<bool> = (0..columns).map(|column| cells(column).skip(1).all(is_number)).collect();
     let line = |row: &Vec<String>| {

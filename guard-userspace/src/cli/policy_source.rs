@@ -82,7 +82,8 @@ impl PolicySource {
 
 /// Reads and checks a policy file.
 pub(super) fn read_file(file: &Path) -> Result<Source> {
-    let text = fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
+    let text =
+        fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
     let checked = config::parse(&text, &file.display().to_string())?;
     Ok(Source { checked, file: Some(file.into()), text })
 }

@@ -39,10 +39,11 @@ pub(super) struct Simulate {
 impl Simulate {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
         let policy = self.source.read()?.checked.policy;
-        let plan = plan::compile(&policy, &BTreeMap::new()).context("the policy does not fit into the tables")?;
+        let plan =
+            plan::compile(&policy, &BTreeMap::new()).context("the policy does not fit into the tables")?;
         let capture = open(&self.capture)?;
-        let simulation =
-            simulate::run(plan, capture).with_context(|| format!("cannot simulate {}", self.capture.display()))?;
+        let simulation = simulate::run(plan, capture)
+            .with_context(|| format!("cannot simulate {}", self.capture.display()))?;
         if global.json {
             print_json(&simulation)?;
         } else {
@@ -63,7 +64,12 @@ impl Simulate {
             rows.push(vec![service.into(), counted.verdict.into(), counted.reason.into(), packets, bytes]);
         }
         text += &table(&rows);
-        let _ = writeln!(text, "\nsources, the most dropped first ({} of {})", self.top.min(sources.len()), sources.len());
+        let _ = writeln!(
+            text,
+            "\nsources, the most dropped first ({} of {})",
+            self.top.min(sources.len()),
+            sources.len()
+        );
         let mut rows = vec![["source", "packets", "dropped", "bytes", "reasons"].map(String::from).to_vec()];
         for source in sources.iter().take(self.top) {
             let reasons = source.reasons.iter().map(|(reason, packets)| format!("{reason} {packets}"));
@@ -80,6 +86,7 @@ fn open(capture: &Path) -> Result<Box<dyn Read>> {
     if capture == Path::new("-") {
         return Ok(Box::new(io::stdin().lock()));
     }
-    let file = File::open(capture).with_context(|| format!("cannot open the capture {}", capture.display()))?;
+    let file =
+        File::open(capture).with_context(|| format!("cannot open the capture {}", capture.display()))?;
     Ok(Box::new(BufReader::new(file)))
 }

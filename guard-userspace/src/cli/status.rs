@@ -92,7 +92,13 @@ fn interfaces(status: &Status) -> String {
             None => "-",
         };
         let why = interface.why.clone().unwrap_or_default();
-        rows.push(vec![interface.name.clone(), interface.index.to_string(), interface.mode.clone(), frames.into(), why]);
+        rows.push(vec![
+            interface.name.clone(),
+            interface.index.to_string(),
+            interface.mode.clone(),
+            frames.into(),
+            why,
+        ]);
     }
     table(&rows)
 }

@@ -81,7 +81,8 @@ impl Datapath {
         };
         let programs = self.programs();
         let mut refused = Vec::new();
-        for (mode, program) in modes.iter().flat_map(|mode| programs.iter().map(|program| (*mode, *program))) {
+        for (mode, program) in modes.iter().flat_map(|mode| programs.iter().map(|program| (*mode, *program)))
+        {
             match self.link(index, mode, program) {
                 Ok(link) => {
                     self.keep(index, mode, link)?;
@@ -126,7 +127,8 @@ impl Datapath {
     /// Replaces the program behind the link that is pinned for the interface, if there is one.
     fn take_over(&mut self, interface: &str, index: u32) -> Result<Option<Attachment>, Error> {
         let Some(pins) = &self.pins else { return Ok(None) };
-        let Some((_, mode, path)) = pins.pinned_links()?.into_iter().find(|(pinned, ..)| *pinned == index) else {
+        let Some((_, mode, path)) = pins.pinned_links()?.into_iter().find(|(pinned, ..)| *pinned == index)
+        else {
             return Ok(None);
         };
         let mut refused = Vec::new();
@@ -137,11 +139,22 @@ impl Datapath {
                     let why = (!refused.is_empty()).then(|| refused.join("; "));
                     let multi_buffer = *program == MULTI_BUFFER;
                     let interface = interface.into();
-                    return Ok(Some(Attachment { interface, index, mode, multi_buffer, why, taken_over: true }));
+                    return Ok(Some(Attachment {
+                        interface,
+                        index,
+                        mode,
+                        multi_buffer,
+                        why,
+                        taken_over: true,
+                    }));
                 }
                 // The interface went away and came back with the same index: the link is cut off for good.
                 Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                    fs::remove_file(&path).map_err(|source| Error::File { action: "cannot remove", path, source })?;
+                    fs::remove_file(&path).map_err(|source| Error::File {
+                        action: "cannot remove",
+                        path,
+                        source,
+                    })?;
                     return Ok(None);
                 }
                 Err(error) => refused.push(format!("{program}: {error}")),

@@ -24,13 +24,16 @@ impl Maps {
     /// # Errors
     /// When a table is full; what was written before that stays.
     pub fn write_blocks(&mut self, blocks: &[(IpNet, Block)]) -> Result<(), Error> {
-        let (addresses, prefixes): (Vec<_>, Vec<_>) = blocks.iter().copied().partition(|(net, _)| is_address(net));
+        let (addresses, prefixes): (Vec<_>, Vec<_>) =
+            blocks.iter().copied().partition(|(net, _)| is_address(net));
         let (keys, values): (Vec<[u8; 16]>, Vec<Block>) =
             addresses.into_iter().map(|(net, block)| (Address::from(net.addr()).to_bytes(), block)).unzip();
-        bpf::update_all(self.descriptor(ADDRESSES)?, &keys, &values).map_err(|error| self.not_written(ADDRESSES, error))?;
+        bpf::update_all(self.descriptor(ADDRESSES)?, &keys, &values)
+            .map_err(|error| self.not_written(ADDRESSES, error))?;
         let (keys, values): (Vec<Key<[u8; 16]>>, Vec<Block>) =
             prefixes.into_iter().map(|(net, block)| (prefix_key(&net), block)).unzip();
-        bpf::update_all(self.descriptor(PREFIXES)?, &keys, &values).map_err(|error| self.not_written(PREFIXES, error))
+        bpf::update_all(self.descriptor(PREFIXES)?, &keys, &values)
+            .map_err(|error| self.not_written(PREFIXES, error))
     }
 
     /// Removes a block. Returns whether there was one.
@@ -48,7 +51,9 @@ impl Maps {
         match removed {
             Ok(()) => Ok(true),
             Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => Ok(false),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
+                Ok(false)
+            }
             Err(error) => Err(error.into()),
         }
     }
@@ -81,7 +86,9 @@ impl Maps {
     fn not_written(&self, table: &'static str, source: io::Error) -> Error {
         match source.raw_os_error() {
             // What the hash says, and what the trie says.
-            Some(libc::E2BIG | libc::ENOSPC) => Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0) },
+            Some(libc::E2BIG | libc::ENOSPC) => {
+                Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0) }
+            }
             _ => Error::Table { table, source },
         }
     }

@@ -42,7 +42,11 @@ struct ElementAttributes {
 /// A kernel that has no batch for this kind of map (LPM tries before 5.13), and one whose batch stops half way (an LPM
 /// trie's allocator may run dry between two elements, and is filled up again outside of the batch), is given the
 /// next element alone; then the batch goes on behind it.
-pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> io::Result<()> {
+pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> io::Result<()> {
     assert_eq!(keys.len(), values.len(), "each key has a value");
     let mut done = 0;
     let mut batches = true;
@@ -67,7 +71,11 @@ pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[
 /// Not in libc: the kernel's own "operation is not supported".
 const ENOTSUPP: i32 = 524;
 
-fn update_batch<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, keys: &[K], values: &[V]) -> (usize, io::Result<()>) {
+fn update_batch<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    keys: &[K],
+    values: &[V],
+) -> (usize, io::Result<()>) {
     let mut attributes = BatchAttributes {
         in_batch: 0,
         out_batch: 0,
@@ -115,7 +123,8 @@ pub(super) fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
 
 fn call<A>(command: libc::c_int, attributes: &mut A) -> io::Result<libc::c_int> {
     // SAFETY: the attributes are of the layout that the command takes, and what they point to outlives the call.
-    let result = unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
+    let result =
+        unsafe { libc::syscall(libc::SYS_bpf, command, std::ptr::from_mut(attributes), size_of::<A>()) };
     if result < 0 {
         return Err(io::Error::last_os_error());
     }

@@ -17,7 +17,9 @@ impl Maps {
     pub fn counters(&self, services: &[ServiceId]) -> Result<BTreeMap<u32, (Verdict, Counter)>, Error> {
         let counters = PerCpuArray::<_, Counter>::try_from(self.get("COUNTERS")?)?;
         let mut sums = BTreeMap::new();
-        for verdict in [ServiceId::NONE].iter().chain(services).flat_map(|service| Verdict::possible(*service)) {
+        for verdict in
+            [ServiceId::NONE].iter().chain(services).flat_map(|service| Verdict::possible(*service))
+        {
             let mut sum = Counter::default();
             for counter in counters.get(&verdict.counter(), 0)?.iter() {
                 sum.packets += counter.packets;
@@ -26,6 +28,15 @@ impl Maps {
             sums.insert(verdict.counter(), (verdict, sum));
         }
         Ok(sums)
+    }
+
+    /// The counter of one verdict on each CPU.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn counter_by_cpu(&self, verdict: Verdict) -> Result<Vec<Counter>, Error> {
+        let counters = PerCpuArray::<_, Counter>::try_from(self.get("COUNTERS")?)?;
+        Ok(counters.get(&verdict.counter(), 0)?.to_vec())
     }
 
     pub(super) fn reset_counters(&mut self, service: ServiceId) -> Result<(), Error> {

@@ -39,7 +39,9 @@ pub enum Error {
     NoProgram(&'static str),
     #[error("there is no interface {0:?}: `ip -brief link` lists those that exist")]
     NoInterface(String),
-    #[error("interface {interface}: another XDP program is attached, and guard does not replace it: see `ip -details link show dev {interface}`")]
+    #[error(
+        "interface {interface}: another XDP program is attached, and guard does not replace it: see `ip -details link show dev {interface}`"
+    )]
     ForeignProgram { interface: String },
     #[error("interface {interface}: {reason}")]
     Attach { interface: String, reason: String },
@@ -47,7 +49,9 @@ pub enum Error {
     Table { table: &'static str, source: io::Error },
     #[error("table {table} is full: it has room for {capacity} entries")]
     TableFull { table: &'static str, capacity: u32 },
-    #[error("a policy waits for its confirmation: run `guard confirm`, or wait until it has gone back by itself")]
+    #[error(
+        "a policy waits for its confirmation: run `guard confirm`, or wait until it has gone back by itself"
+    )]
     AwaitsConfirmation,
     #[error(transparent)]
     Map(#[from] MapError),

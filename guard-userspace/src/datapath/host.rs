@@ -28,8 +28,10 @@ fn check_kernel() -> Result<(), Error> {
     if at_least(OLDEST) {
         return Ok(());
     }
-    let running = nix::sys::utsname::uname()
-        .map_or_else(|_| "of an unknown version".into(), |name| name.release().to_string_lossy().into_owned());
+    let running = nix::sys::utsname::uname().map_or_else(
+        |_| "of an unknown version".into(),
+        |name| name.release().to_string_lossy().into_owned(),
+    );
     Err(Error::KernelTooOld { running, needed: OLDEST_NAME })
 }
 

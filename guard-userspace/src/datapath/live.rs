@@ -6,8 +6,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId,
-    SourceKey, port_word,
+    Block, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service,
+    ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -60,8 +60,12 @@ impl Tables for Live<'_> {
 
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
         match source.family() {
-            Family::V4(bytes) => self.rules("RULES_V4", slot, &Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, bytes))),
-            Family::V6(bytes) => self.rules("RULES_V6", slot, &Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, bytes))),
+            Family::V4(bytes) => {
+                self.rules("RULES_V4", slot, &Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, bytes)))
+            }
+            Family::V6(bytes) => {
+                self.rules("RULES_V6", slot, &Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, bytes)))
+            }
         }
     }
 

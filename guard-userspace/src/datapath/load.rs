@@ -78,7 +78,8 @@ impl Datapath {
         let multi_buffer = host::takes_multi_buffer();
         let mut ebpf = load_object(options)?;
         let maps = Maps::take(&mut ebpf)?;
-        let mut datapath = Self { ebpf, maps, pins: options.pins.clone(), multi_buffer, unpinned: Vec::new() };
+        let mut datapath =
+            Self { ebpf, maps, pins: options.pins.clone(), multi_buffer, unpinned: Vec::new() };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
         Ok(datapath)
     }
@@ -110,7 +111,8 @@ impl Datapath {
     /// # Errors
     /// When it was taken before.
     pub fn kernel_log(&mut self) -> Result<KernelLog, Error> {
-        let logger = aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Load(causes(&error)))?;
+        let logger =
+            aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Load(causes(&error)))?;
         Ok(KernelLog(logger))
     }
 }
@@ -165,7 +167,10 @@ pub(super) fn stack_depth(program: &'static str) -> Result<u32, Error> {
     let object = parse_object()?;
     let main = object.programs.get(program).ok_or(Error::NoProgram(program))?.function_key();
     let depth = |key| object.functions.get(key).map_or(0, |function| stack::depth(&function.instructions));
-    let others = object.functions.keys().filter(|key| object.programs.values().all(|program| program.function_key() != **key));
+    let others = object
+        .functions
+        .keys()
+        .filter(|key| object.programs.values().all(|program| program.function_key() != **key));
     Ok(depth(&main) + others.map(depth).max().unwrap_or(0))
 }
 
@@ -184,7 +189,8 @@ fn check_shapes(pins: &Pins, capacities: &Capacities) -> Result<(), Error> {
         }
         let expected = object.maps.get(name).ok_or(Error::NoMap(name))?;
         let found = MapData::from_pin(&path)?.info()?;
-        let max_entries = sizes.iter().find(|(sized, _)| *sized == name).map_or(expected.max_entries(), |(_, size)| *size);
+        let max_entries =
+            sizes.iter().find(|(sized, _)| *sized == name).map_or(expected.max_entries(), |(_, size)| *size);
         if let Some(difference) = difference(&found, expected, max_entries)? {
             return Err(Error::PinnedShape { path, difference });
         }

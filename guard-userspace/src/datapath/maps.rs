@@ -66,7 +66,10 @@ impl Maps {
         Ok(Array::try_from(self.get(name)?)?)
     }
 
-    pub(super) fn array_mut<V: aya::Pod>(&mut self, name: &'static str) -> Result<Array<&mut MapData, V>, Error> {
+    pub(super) fn array_mut<V: aya::Pod>(
+        &mut self,
+        name: &'static str,
+    ) -> Result<Array<&mut MapData, V>, Error> {
         Ok(Array::try_from(self.get_mut(name)?)?)
     }
 

@@ -75,11 +75,20 @@ impl Pins {
     fn mount(&self) -> Result<(), Error> {
         let failed = |source| Error::NoBpfFs { path: self.root.clone(), source };
         if !self.root.starts_with(BPFFS) {
-            return Err(failed(io::Error::new(ErrorKind::InvalidInput, format!("the pins are not below {BPFFS}"))));
+            return Err(failed(io::Error::new(
+                ErrorKind::InvalidInput,
+                format!("the pins are not below {BPFFS}"),
+            )));
         }
         let nothing: Option<&str> = None;
-        mount(Some("bpf"), BPFFS, Some("bpf"), MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC, nothing)
-            .map_err(|errno| failed(errno.into()))
+        mount(
+            Some("bpf"),
+            BPFFS,
+            Some("bpf"),
+            MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
+            nothing,
+        )
+        .map_err(|errno| failed(errno.into()))
     }
 
     /// The pinned links: the index of the interface, the mode, and the link.
@@ -90,7 +99,9 @@ impl Pins {
         let mut links = Vec::new();
         for path in entries(&self.links())? {
             let name = path.file_name().and_then(|name| name.to_str()).unwrap_or_default();
-            let parsed = name.split_once('-').and_then(|(index, mode)| Some((index.parse().ok()?, Mode::named(mode)?)));
+            let parsed = name
+                .split_once('-')
+                .and_then(|(index, mode)| Some((index.parse().ok()?, Mode::named(mode)?)));
             if let Some((index, mode)) = parsed {
                 links.push((index, mode, path));
             }

@@ -34,7 +34,9 @@ impl Datapath {
         match program.test_run(options)?.return_value {
             XDP_PASS => Ok(Action::Pass),
             XDP_DROP => Ok(Action::Drop),
-            other => Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop"))),
+            other => {
+                Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop")))
+            }
         }
     }
 

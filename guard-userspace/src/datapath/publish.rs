@@ -13,7 +13,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{LpmTrie, Map, MapData, MapError};
 use guard_common::abi::{
-    self, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName, port_word,
+    self, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName,
+    port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
@@ -127,7 +128,10 @@ impl Maps {
         let slot = self.live()?.slot;
         let words = self.array::<PortWord>("PORTS")?;
         let mut first = BTreeMap::new();
-        for (protocol, start) in Protocol::ALL.into_iter().flat_map(|protocol| (0..=u16::MAX).step_by(8).map(move |start| (protocol, start))) {
+        for (protocol, start) in Protocol::ALL
+            .into_iter()
+            .flat_map(|protocol| (0..=u16::MAX).step_by(8).map(move |start| (protocol, start)))
+        {
             let (index, _) = port_word(slot, protocol, start);
             for (place, id) in words.get(&index, 0)?.into_iter().enumerate().filter(|(_, id)| *id != 0) {
                 // The words begin at multiples of 8: the sum is a port.
@@ -203,7 +207,8 @@ impl Maps {
 
     fn write_array<V: aya::Pod>(&self, table: &'static str, first: u32, values: &[V]) -> Result<(), Error> {
         let keys: Vec<u32> = (first..).take(values.len()).collect();
-        bpf::update_all(self.descriptor(table)?, &keys, values).map_err(|source| Error::Table { table, source })
+        bpf::update_all(self.descriptor(table)?, &keys, values)
+            .map_err(|source| Error::Table { table, source })
     }
 }
 

@@ -21,7 +21,9 @@ pub(super) fn depth(instructions: &[bpf_insn]) -> u32 {
         let offset = match instruction.code & CLASS {
             LOAD if instruction.src_reg() == FRAME => i32::from(instruction.off),
             STORE | STORE_IMMEDIATE if instruction.dst_reg() == FRAME => i32::from(instruction.off),
-            _ if instruction.code == ADD_IMMEDIATE && is_frame(&instructions[..index], instruction.dst_reg()) => {
+            _ if instruction.code == ADD_IMMEDIATE
+                && is_frame(&instructions[..index], instruction.dst_reg()) =>
+            {
                 instruction.imm
             }
             _ => 0,

@@ -3,11 +3,11 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
+use guard_common::Tables;
 use guard_common::abi::{Class, Limits, LimitsId, Rule, ServiceId, SourceKey};
 use guard_common::gcra::{Rate, Word};
 use guard_common::observe::{Limit, Step};
 use guard_common::parse::{Kind, Protocol};
-use guard_common::Tables;
 
 use super::{ExplainedStep, Question};
 
@@ -73,7 +73,13 @@ fn block(exact: bool, until: u64, now: u64) -> String {
     }
 }
 
-fn limit<T: Tables>(limit: Limit, within: bool, of: Option<(Limits, SourceKey)>, tables: &T, now: u64) -> String {
+fn limit<T: Tables>(
+    limit: Limit,
+    within: bool,
+    of: Option<(Limits, SourceKey)>,
+    tables: &T,
+    now: u64,
+) -> String {
     let (name, pick): (&str, fn(&Limits) -> Rate) = match limit {
         Limit::Packets => ("packets", |limits| limits.packets),
         Limit::Bytes => ("bytes", |limits| limits.bytes),
@@ -92,7 +98,8 @@ fn limit<T: Tables>(limit: Limit, within: bool, of: Option<(Limits, SourceKey)>,
         Limit::Connections => state.connections.load(),
     };
     // Of a source that was never seen the word is 0, and its whole burst is there.
-    let (left, burst, full_after) = (rate.left(arrival, now), rate.left(0, now), Rate::full_after(arrival, now));
+    let (left, burst, full_after) =
+        (rate.left(arrival, now), rate.left(0, now), Rate::full_after(arrival, now));
     match full_after {
         0 => format!("{name}: {verdict}, {left} of {burst} burst left"),
         nanos => format!("{name}: {verdict}, {left} of {burst} burst left, full again in {}", rounded(nanos)),

@@ -38,7 +38,10 @@ pub fn compile(policy: &config::Policy, known: &BTreeMap<String, ServiceId>) -> 
     Ok(plan)
 }
 
-fn compile_limits(policy: &config::Policy, plan: &mut Plan) -> Result<BTreeMap<String, LimitsId>, CompileError> {
+fn compile_limits(
+    policy: &config::Policy,
+    plan: &mut Plan,
+) -> Result<BTreeMap<String, LimitsId>, CompileError> {
     let mut ids = BTreeMap::new();
     for (name, limits) in &policy.limits {
         let id = u8::try_from(plan.limits.len()).map_err(|_| CompileError::TooManyLimits)?;
@@ -46,7 +49,8 @@ fn compile_limits(policy: &config::Policy, plan: &mut Plan) -> Result<BTreeMap<S
         plan.limits.push(abi::Limits {
             packets: rate(Rate::of_events, limits.packets).map_err(|_| failed("packets_per_second"))?,
             bytes: rate(Rate::of_bytes, limits.bytes).map_err(|_| failed("bytes_per_second"))?,
-            connections: rate(Rate::of_events, limits.connections).map_err(|_| failed("connections_per_second"))?,
+            connections: rate(Rate::of_events, limits.connections)
+                .map_err(|_| failed("connections_per_second"))?,
             max_connections: limits.max_connections.map_or(0, u64::from),
         });
         ids.insert(name.clone(), LimitsId::new(id));
@@ -54,14 +58,21 @@ fn compile_limits(policy: &config::Policy, plan: &mut Plan) -> Result<BTreeMap<S
     Ok(ids)
 }
 
-fn rate(make: fn(u64, u64) -> Result<Rate, RateError>, rate: Option<config::Rate>) -> Result<Rate, RateError> {
+fn rate(
+    make: fn(u64, u64) -> Result<Rate, RateError>,
+    rate: Option<config::Rate>,
+) -> Result<Rate, RateError> {
     rate.map_or(Ok(Rate::UNLIMITED), |rate| make(rate.per_second, rate.burst))
 }
 
 /// A number for each service: the known one, or the lowest that is not in use. The numbers of services that are gone are
 /// taken again last, so that their counters stay as long as they can.
-fn number(policy: &config::Policy, known: &BTreeMap<String, ServiceId>) -> Result<Vec<ServiceId>, CompileError> {
-    let kept: Vec<ServiceId> = policy.services.iter().filter_map(|service| known.get(&service.name)).copied().collect();
+fn number(
+    policy: &config::Policy,
+    known: &BTreeMap<String, ServiceId>,
+) -> Result<Vec<ServiceId>, CompileError> {
+    let kept: Vec<ServiceId> =
+        policy.services.iter().filter_map(|service| known.get(&service.name)).copied().collect();
     let all = || (1..=u8::MAX).map(ServiceId::new);
     let unused = all().filter(|id| !known.values().any(|used| used == id));
     let left_over = all().filter(|id| known.values().any(|used| used == id) && !kept.contains(id));

@@ -92,7 +92,12 @@ mod tests {
         list.iter().map(|net| net.parse().unwrap()).collect()
     }
 
-    fn merged(allow: &[IpNet], deny: &[IpNet], sources: &[(IpNet, LimitsId)], trusted: &[IpNet]) -> Vec<(IpNet, Rule)> {
+    fn merged(
+        allow: &[IpNet],
+        deny: &[IpNet],
+        sources: &[(IpNet, LimitsId)],
+        trusted: &[IpNet],
+    ) -> Vec<(IpNet, Rule)> {
         merge(Lists {
             allow: &mut allow.iter().copied(),
             deny: &mut deny.iter().copied(),

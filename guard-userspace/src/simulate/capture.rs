@@ -30,7 +30,9 @@ impl Packet for CapturedPacket {
 pub enum CaptureError {
     #[error("this is neither a pcap nor a pcapng file: {0}")]
     Format(PcapError),
-    #[error("the capture is of link type {0:?}, and guard reads Ethernet: capture on the interface itself (`tcpdump -i eth0 -w …`), not on \"any\"")]
+    #[error(
+        "the capture is of link type {0:?}, and guard reads Ethernet: capture on the interface itself (`tcpdump -i eth0 -w …`), not on \"any\""
+    )]
     LinkType(DataLink),
     #[error("packet {number} cannot be read: {source}")]
     Packet { number: u64, source: PcapError },
@@ -78,7 +80,11 @@ impl<R: Read> Capture<R> {
         match &mut self.reader {
             Reader::Pcap(reader) => {
                 let packet = reader.next_packet()?;
-                Some(packet.map_err(failed).map(|packet| (packet.timestamp, packet.orig_len as usize, packet.data.into_owned())))
+                Some(
+                    packet
+                        .map_err(failed)
+                        .map(|packet| (packet.timestamp, packet.orig_len as usize, packet.data.into_owned())),
+                )
             }
             Reader::PcapNg(reader) => loop {
                 match reader.next_block()?.map_err(failed) {
@@ -89,7 +95,11 @@ impl<R: Read> Capture<R> {
                         }
                     }
                     Ok(Block::EnhancedPacket(packet)) => {
-                        return Some(Ok((packet.timestamp, packet.original_len as usize, packet.data.into_owned())));
+                        return Some(Ok((
+                            packet.timestamp,
+                            packet.original_len as usize,
+                            packet.data.into_owned(),
+                        )));
                     }
                     // Simple packets have no time; the others hold names, statistics and the like.
                     Ok(_) => {}

@@ -28,7 +28,8 @@ struct Budget {
 fn main() -> Result<ExitCode> {
     let Arguments { budget: file } = Arguments::parse();
     let text = std::fs::read_to_string(&file).with_context(|| format!("cannot read {}", file.display()))?;
-    let budget: Budget = toml::from_str(&text).with_context(|| format!("{} is not a budget", file.display()))?;
+    let budget: Budget =
+        toml::from_str(&text).with_context(|| format!("{} is not a budget", file.display()))?;
     let sizes = Datapath::open(&Options::default())?.sizes()?;
     println!("  program       translated    verified  stack  machine code");
     for ProgramSize { name, translated, verified, stack, machine_code } in &sizes {
@@ -39,7 +40,10 @@ fn main() -> Result<ExitCode> {
         size.translated > budget.translated || size.verified > budget.verified || size.stack > budget.stack
     };
     if sizes.iter().any(over) {
-        println!("over the budget of {}: make the program smaller, or raise the budget with a reason", file.display());
+        println!(
+            "over the budget of {}: make the program smaller, or raise the budget with a reason",
+            file.display()
+        );
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)

@@ -54,8 +54,15 @@ pub struct Ipv4Fragment {
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Transport {
-    Tcp { source_port: u16, port: u16, flags: u8 },
-    Udp { source_port: u16, port: u16 },
+    Tcp {
+        source_port: u16,
+        port: u16,
+        flags: u8,
+    },
+    Udp {
+        source_port: u16,
+        port: u16,
+    },
     /// A protocol without ports, or a part of a packet that is in the payload.
     Raw(u8),
 }
@@ -145,11 +152,19 @@ impl Frame {
         let last = whole.len().div_ceil(size) - 1;
         let part = |(number, bytes): (usize, &[u8])| {
             let (offset, more) = ((number * size / 8) as u16, number != last);
-            let mut part = Self { transport: Transport::Raw(self.transport.number()), payload: bytes.to_vec(), ..self.clone() };
+            let mut part = Self {
+                transport: Transport::Raw(self.transport.number()),
+                payload: bytes.to_vec(),
+                ..self.clone()
+            };
             if self.source.is_ipv4() {
                 part.fragment = Ipv4Fragment { more, offset, identification };
             } else {
-                part.extensions.push(Extension::Fragment { offset, more, identification: identification.into() });
+                part.extensions.push(Extension::Fragment {
+                    offset,
+                    more,
+                    identification: identification.into(),
+                });
             }
             part
         };
@@ -158,8 +173,12 @@ impl Frame {
 
     fn transport_bytes(&self) -> Vec<u8> {
         match (self.source, self.destination) {
-            (IpAddr::V4(source), IpAddr::V4(destination)) => self.transport(&source.octets(), &destination.octets()),
-            (IpAddr::V6(source), IpAddr::V6(destination)) => self.transport(&source.octets(), &destination.octets()),
+            (IpAddr::V4(source), IpAddr::V4(destination)) => {
+                self.transport(&source.octets(), &destination.octets())
+            }
+            (IpAddr::V6(source), IpAddr::V6(destination)) => {
+                self.transport(&source.octets(), &destination.octets())
+            }
             _ => Vec::new(),
         }
     }
@@ -263,7 +282,8 @@ impl Extension {
                 let mut left = (usize::from(units) + 1) * 8 - 2;
                 while left > 0 {
                     let data = left.saturating_sub(2).min(255);
-                    let option = if left == 1 { vec![0] } else { [&[1, data as u8][..], &vec![0; data]].concat() };
+                    let option =
+                        if left == 1 { vec![0] } else { [&[1, data as u8][..], &vec![0; data]].concat() };
                     left -= option.len();
                     bytes.extend(option);
                 }

@@ -39,8 +39,14 @@ fn shape(rng: &mut Rng, space: &Space) -> Frame {
         1..4 => Transport::Udp { source_port: rng.u16(..), port },
         _ => Transport::Tcp { source_port: rng.u16(..), port, flags: rng.u8(..) & 0x17 },
     };
-    let mut frame = Frame { source, transport, ..Frame::new(if source.is_ipv4() { "10.0.0.1" } else { "fd00::1" }, transport) };
-    frame.vlan = (0..tags(rng)).map(|_| (if rng.bool() { CUSTOMER_TAG } else { SERVICE_TAG }, rng.u16(..4096))).collect();
+    let mut frame = Frame {
+        source,
+        transport,
+        ..Frame::new(if source.is_ipv4() { "10.0.0.1" } else { "fd00::1" }, transport)
+    };
+    frame.vlan = (0..tags(rng))
+        .map(|_| (if rng.bool() { CUSTOMER_TAG } else { SERVICE_TAG }, rng.u16(..4096)))
+        .collect();
     let payload = if rng.u8(..) < 96 { 1400 } else { rng.usize(0..64) };
     frame.payload = (0..payload).map(|_| rng.u8(..)).collect();
     if rng.u8(..) < 64 {
@@ -102,5 +108,9 @@ fn any_source(rng: &mut Rng) -> IpAddr {
 }
 
 fn pick<T: Copy>(rng: &mut Rng, choices: &[T]) -> Option<T> {
-    if choices.is_empty() || rng.u8(..) < 16 { None } else { choices.get(rng.usize(..choices.len())).copied() }
+    if choices.is_empty() || rng.u8(..) < 16 {
+        None
+    } else {
+        choices.get(rng.usize(..choices.len())).copied()
+    }
 }

@@ -73,6 +73,7 @@ impl Host {
             setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
             work()
         };
-        thread::scope(|scope| scope.spawn(inside).join()).map_err(|_| anyhow!("the work on the host panicked"))?
+        thread::scope(|scope| scope.spawn(inside).join())
+            .map_err(|_| anyhow!("the work on the host panicked"))?
     }
 }

@@ -59,7 +59,10 @@ impl Drop for Namespace {
 pub(super) fn remove_stale() {
     for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
         let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name.strip_prefix(PREFIX).and_then(|rest| rest.split('-').nth(1)).and_then(|pid| pid.parse().ok());
+        let owner = name
+            .strip_prefix(PREFIX)
+            .and_then(|rest| rest.split('-').nth(1))
+            .and_then(|pid| pid.parse().ok());
         let Some(owner): Option<u32> = owner else { continue };
         if !Path::new("/proc").join(owner.to_string()).exists() {
             // Another test may do the same at this moment.

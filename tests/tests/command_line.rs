@@ -1,0 +1,157 @@
+//! The command line as a user meets it: bad input, missing privileges, signals, the way out.
+
+use std::process::Stdio;
+
+use anyhow::{Context, Result};
+use guard_tests::guard::{Guard, binary};
+use guard_tests::net::Host;
+use guard_tests::scene::{ALLOW, Scene};
+use nix::sys::signal::Signal;
+
+fn good() -> String {
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n"
+    )
+}
+
+fn is_attached(host: &Host) -> Result<bool> {
+    let (_, text) = host.output("ip", &["-details", "link", "show", "dev", "eth0"])?;
+    Ok(text.contains("xdp"))
+}
+
+#[test]
+fn bad_policies_are_refused_with_their_place_and_attach_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    // A name, what is put in place of what, where the error is, and what it says.
+    let cases = [
+        ("wrong CIDR", ("\"10.77.1.0/24\"", "\"10.77.1.0/33\""), ":6:10", "10.77.1.0/33"),
+        ("host bits", ("\"10.77.1.0/24\"", "\"10.77.1.1/24\""), ":6:10", "10.77.1.0/24"),
+        ("unknown key", ("ports =", "port ="), ":5:1", "ports"),
+        ("unknown interface", ("\"eth0\"", "\"eth7\""), ":2:15", "eth7"),
+        ("no allow", ("allow =", "deny ="), ":3:", "allow"),
+        ("port 0", ("[8000]", "[0]"), ":5:10", "port"),
+    ];
+    for (name, (from, to), place, says) in cases {
+        let policy = good().replace(from, to);
+        assert_ne!(policy, good(), "case {name:?} changes the policy");
+        let guard = Guard::install(&scene.server, &policy)?;
+        let file = guard.policy_file().display().to_string();
+        let (code, _, stderr) = guard.output(&["run", "--config", &file])?;
+        assert_eq!(code, Some(1), "case {name:?}: {stderr}");
+        assert!(
+            stderr.contains(&format!("{file}{place}")),
+            "case {name:?} names the place {place}: {stderr}"
+        );
+        assert!(stderr.contains(says), "case {name:?} says {says:?}: {stderr}");
+        assert_eq!(stderr.matches("error").count(), 1, "case {name:?} is one error: {stderr}");
+        assert!(!is_attached(&scene.server)?, "case {name:?} attaches nothing");
+        assert!(!guard.pins().exists(), "case {name:?} pins nothing");
+    }
+    Ok(())
+}
+
+#[test]
+fn without_privileges_one_sentence_names_the_capability() -> Result<()> {
+    let scene = Scene::new()?;
+    // The binary of a test may lie where only root can look.
+    let directory = tempfile::tempdir()?;
+    let copy = directory.path().join("guard");
+    std::fs::copy(binary()?, &copy)?;
+    let command = format!(
+        "chmod 755 {0} {1} && exec setpriv --reuid=65534 --regid=65534 --clear-groups --bounding-set=-all --inh-caps=-all {1} run -i eth0 -p 8000 -a 10.0.0.0/8",
+        directory.path().display(),
+        copy.display()
+    );
+    let (ok, text) = scene.server.output("sh", &["-c", &command])?;
+    assert!(!ok);
+    assert_eq!(text.trim().lines().count(), 1, "{text}");
+    assert!(text.contains("CAP_BPF") && text.contains("CAP_NET_ADMIN"), "{text}");
+    Ok(())
+}
+
+#[test]
+fn signals_end_the_agent_and_detach_ends_guard() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &good())?;
+    for signal in [Signal::SIGINT, Signal::SIGTERM] {
+        guard.end(signal)?;
+        assert!(is_attached(&scene.server)?, "the kernel goes on after {signal}");
+        let (code, stdout, _) = guard.output(&["status"])?;
+        assert_eq!(code, Some(0));
+        assert!(stdout.contains("NOT RUNNING") && stdout.contains("eth0"), "{stdout}");
+        guard.run().context("the next agent takes over")?;
+        assert!(guard.log().contains("took over eth0"), "{}", guard.log());
+    }
+    let (code, stdout, stderr) = guard.output(&["detach"])?;
+    assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert!(!is_attached(&scene.server)?, "nothing is attached after detach");
+    assert!(!guard.pins().exists(), "nothing is pinned after detach");
+    let (code, _, stderr) = guard.output(&["status"])?;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("guard run"), "status says what to do: {stderr}");
+    let (code, ..) = guard.output(&["detach"])?;
+    assert_eq!(code, Some(0), "to detach what is gone is no error");
+    Ok(())
+}
+
+#[test]
+fn on_exit_detach_leaves_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let policy = good().replace("[attach]", "[attach]\non_exit = \"detach\"");
+    let mut guard = Guard::start(&scene.server, &policy)?;
+    guard.end(Signal::SIGTERM)?;
+    assert!(!is_attached(&scene.server)?);
+    assert!(!guard.pins().exists());
+    Ok(())
+}
+
+#[test]
+fn a_second_agent_is_told_of_the_first() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &good())?;
+    let file = guard.policy_file().display().to_string();
+    let (code, _, stderr) = guard.output(&["run", "--config", &file])?;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("another guard runs"), "{stderr}");
+    assert!(is_attached(&scene.server)?, "the first one is not disturbed");
+    Ok(())
+}
+
+#[test]
+fn a_foreign_program_is_not_replaced() -> Result<()> {
+    let scene = Scene::new()?;
+    let first = Guard::start(&scene.server, &good())?;
+    let second = Guard::install(&scene.server, &good())?;
+    let file = second.policy_file().display().to_string();
+    let (code, _, stderr) = second.output(&["run", "--config", &file, "--metrics", "127.0.0.1:9456"])?;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("eth0") && stderr.contains("another XDP program"), "{stderr}");
+    assert!(!second.pins().exists(), "what was begun is taken back");
+    assert!(first.counts().is_ok());
+    Ok(())
+}
+
+#[test]
+fn check_needs_no_privileges_and_prints_the_policy_in_full() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let file = directory.path().join("guard.toml");
+    std::fs::write(&file, good())?;
+    let run = |arguments: &[&str]| {
+        std::process::Command::new(binary()?)
+            .args(arguments)
+            .stdin(Stdio::null())
+            .output()
+            .context("guard check")
+    };
+    let file = file.display().to_string();
+    let output = run(&["check", &file])?;
+    assert!(output.status.success());
+    let text = String::from_utf8(output.stdout)?;
+    assert!(text.contains("on_exit = \"keep\"") && text.contains("10.77.1.0/24"), "{text}");
+    let output = run(&["check", &file, "--json"])?;
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    assert_eq!(document["ok"], true);
+    assert_eq!(run(&["check", "/no/such/file"])?.status.code(), Some(1));
+    assert_eq!(run(&["no-such-command"])?.status.code(), Some(2));
+    Ok(())
+}
