@@ -8,8 +8,13 @@ use crate::consent::Consent;
 use crate::{privilege, process};
 
 /// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 4] =
-    [("curl", "curl"), ("ethtool", "ethtool"), ("ip", "iproute2"), ("nsenter", "util-linux")];
+const TOOLS: [(&str, &str); 5] = [
+    ("curl", "curl"),
+    ("ethtool", "ethtool"),
+    ("ip", "iproute2"),
+    ("nsenter", "util-linux"),
+    ("ping", "iputils-ping"),
+];
 
 /// Sees to it that every tool of the demo and the tests is there.
 pub(crate) fn ensure_tools(consent: Consent) -> Result<()> {

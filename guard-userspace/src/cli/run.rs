@@ -7,9 +7,9 @@ use tracing::level_filters::LevelFilter;
 use tracing::warn;
 
 use super::Global;
-use super::policy_source::PolicySource;
+use super::policy_source::{PolicySource, Source};
 use crate::agent::{self, Settings};
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{self, Log, LogFormat, LogLevel};
 
 /// Run the agent in the foreground; logs go to stderr
 #[derive(Args, Debug)]
@@ -33,6 +33,7 @@ impl Run {
         for warning in &source.checked.warnings {
             warn!("{warning}");
         }
+        check_interfaces(&source)?;
         let settings = Settings {
             policy: source.checked.policy,
             file: source.file,
@@ -47,6 +48,18 @@ impl Run {
         runtime.block_on(agent::run(settings))?;
         Ok(ExitCode::SUCCESS)
     }
+}
+
+/// Interfaces are of this host, so only `run` asks for them; a file's have a place in it.
+fn check_interfaces(source: &Source) -> Result<()> {
+    for name in &source.checked.policy.attach.interfaces {
+        let Err(error) = agent::resolve_interfaces(name) else { continue };
+        if let Some(file) = &source.file {
+            config::refuse_interface(&source.text, &file.display().to_string(), name, &error.to_string())?;
+        }
+        return Err(error.into());
+    }
+    Ok(())
 }
 
 fn log_to_stderr(log: &Log) {

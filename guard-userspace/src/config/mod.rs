@@ -12,6 +12,7 @@ mod check;
 mod diagnostic;
 mod findings;
 mod flags;
+mod interface;
 mod json;
 mod keyword;
 mod policy;
@@ -25,6 +26,7 @@ mod written;
 
 pub use diagnostic::{Diagnostic, Report, Severity};
 pub use flags::{Flags, apply_flags, from_flags};
+pub use interface::refuse_interface;
 pub use keyword::{AttachMode, BlockScope, LogFormat, LogLevel, OnExit, Protocol, ServiceMode};
 pub use policy::{
     Attach, Autoblock, DEFAULT_ROUTE, Limits, Log, Metrics, Policy, Prefix, Rate, Service, SourceGrouping,

@@ -277,15 +277,20 @@ impl Extension {
     fn bytes(self, next: u8) -> Vec<u8> {
         match self {
             Self::HopByHop(units) | Self::DestinationOptions(units) => {
-                // Options of padding: PadN takes up to 257 bytes.
+                // Options that nobody knows and everybody skips: Linux takes no more than 7 bytes of padding.
+                const UNKNOWN: u8 = 0x1e;
                 let mut bytes = vec![next, units];
                 let mut left = (usize::from(units) + 1) * 8 - 2;
                 while left > 0 {
-                    let data = left.saturating_sub(2).min(255);
-                    let option =
-                        if left == 1 { vec![0] } else { [&[1, data as u8][..], &vec![0; data]].concat() };
-                    left -= option.len();
-                    bytes.extend(option);
+                    let data = match left - 2 {
+                        // What is left behind it must have room for another option.
+                        0..=255 => left - 2,
+                        256 | 257 => 250,
+                        _ => 255,
+                    };
+                    bytes.extend([UNKNOWN, data as u8]);
+                    bytes.resize(bytes.len() + data, 0);
+                    left -= 2 + data;
                 }
                 bytes
             }
