@@ -55,7 +55,7 @@ fn run(workspace: &Workspace, steps: &mut Steps, consent: Consent) -> Result<()>
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];
 
 /// All but guard-tests, whose tests need root.
-const UNIT_TESTS: [&str; 4] = ["test", "--workspace", "--exclude", "guard-tests"];
+const UNIT_TESTS: [&str; 5] = ["test", "--workspace", "--no-fail-fast", "--exclude", "guard-tests"];
 
 fn format(workspace: &Workspace) -> Result<()> {
     process::run(workspace.cargo().args(["fmt", "--all", "--check"]))?;
@@ -69,7 +69,8 @@ fn kernel_tests(workspace: &Workspace) -> Result<()> {
         guard.to_str().context("The path of the target directory is not text: set CARGO_TARGET_DIR.")?;
     let variables = [("GUARD_BIN", guard)];
     let mut cargo = workspace.cargo();
-    cargo.args(["test", "--package", "guard-tests"]).envs(variables);
+    // One failed test must not hide what the others say: a run takes minutes.
+    cargo.args(["test", "--package", "guard-tests", "--no-fail-fast"]).envs(variables);
     add_runner(&mut cargo, &privilege::prefix(&variables)?);
     process::run(&mut cargo)
 }
