@@ -15,11 +15,11 @@ use serde_json::Value;
 use tempfile::TempDir;
 
 use crate::net::{Host, Running};
+use crate::stale::{self, BPFFS};
 use crate::wait;
 
 /// How long guard may take to start or to end.
 const PATIENCE: Duration = Duration::from_secs(20);
-const BPFFS: &str = "/sys/fs/bpf";
 
 /// A running agent with paths of its own. At the end guard leaves the kernel.
 pub struct Guard<'a> {
@@ -48,7 +48,7 @@ impl<'a> Guard<'a> {
     /// When the files cannot be written.
     pub fn install(host: &'a Host, policy: &str) -> Result<Self> {
         let directory =
-            tempfile::Builder::new().prefix("guard-test-").tempdir().context("no directory for guard")?;
+            tempfile::Builder::new().prefix(&stale::prefix()).tempdir().context("no directory for guard")?;
         fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
         Ok(Self { host, directory, agent: None })
     }

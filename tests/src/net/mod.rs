@@ -16,6 +16,7 @@ use anyhow::{Context, Result};
 pub use host::{Host, mac_of};
 pub use process::Running;
 
+use crate::stale;
 use namespace::Namespace;
 
 /// A switch that hosts are plugged into. Everything ends with it.
@@ -31,7 +32,7 @@ impl Network {
     /// # Errors
     /// Without root.
     pub fn new() -> Result<Self> {
-        namespace::remove_stale();
+        stale::remove();
         let switch = Namespace::new("switch").context("test networks need root and iproute2")?;
         switch.ip("link add bridge0 type bridge mcast_snooping 0")?;
         switch.ip("link set bridge0 up")?;

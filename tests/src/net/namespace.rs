@@ -1,14 +1,12 @@
 //! A network namespace that ends with its owner, or at the next start if its owner dies.
 
-use std::fs;
 use std::path::{Path, PathBuf};
-use std::process::{Command, id};
+use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
 
 use anyhow::{Context, Result, bail};
 
-const DIRECTORY: &str = "/run/netns";
-const PREFIX: &str = "guard-test";
+use crate::stale::{self, NETNS};
 
 #[derive(Debug)]
 pub(super) struct Namespace {
@@ -18,7 +16,7 @@ pub(super) struct Namespace {
 impl Namespace {
     pub(super) fn new(purpose: &str) -> Result<Self> {
         static NEXT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("{PREFIX}-{}-{}-{purpose}", id(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let name = format!("{}{}-{purpose}", stale::prefix(), NEXT.fetch_add(1, Ordering::Relaxed));
         run(Command::new("ip").args(["netns", "add", &name]))?;
         Ok(Self { name })
     }
@@ -28,7 +26,7 @@ impl Namespace {
     }
 
     pub(super) fn path(&self) -> PathBuf {
-        Path::new(DIRECTORY).join(&self.name)
+        Path::new(NETNS).join(&self.name)
     }
 
     /// `ip` in this namespace.
@@ -52,22 +50,6 @@ impl Drop for Namespace {
     fn drop(&mut self) {
         // The interfaces in it go with it. Nobody is left to be told of a failure.
         let _ = run(Command::new("ip").args(["netns", "delete", &self.name]));
-    }
-}
-
-/// Removes the namespaces of tests that died.
-pub(super) fn remove_stale() {
-    for entry in fs::read_dir(DIRECTORY).into_iter().flatten().flatten() {
-        let name = entry.file_name().to_string_lossy().into_owned();
-        let owner = name
-            .strip_prefix(PREFIX)
-            .and_then(|rest| rest.split('-').nth(1))
-            .and_then(|pid| pid.parse().ok());
-        let Some(owner): Option<u32> = owner else { continue };
-        if !Path::new("/proc").join(owner.to_string()).exists() {
-            // Another test may do the same at this moment.
-            let _ = run(Command::new("ip").args(["netns", "delete", &name]));
-        }
     }
 }
 

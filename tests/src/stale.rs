@@ -1,0 +1,60 @@
+//! What tests that died have left: namespaces, pins and directories carry the process id of their owner in their names.
+
+use std::fs;
+use std::path::Path;
+use std::process::{Command, id};
+
+use guard_userspace::datapath::pins::Pins;
+
+pub const NETNS: &str = "/run/netns";
+pub const BPFFS: &str = "/sys/fs/bpf";
+const PREFIX: &str = "guard-test";
+
+/// The beginning of the name of everything that this process makes outside of itself.
+pub fn prefix() -> String {
+    format!("{PREFIX}-{}-", id())
+}
+
+/// Removes what belongs to processes that are gone. Others may do the same at this moment, so failures are none.
+pub fn remove() {
+    for name in abandoned(NETNS) {
+        let _ = Command::new("ip").args(["netns", "delete", &name]).output();
+    }
+    for name in abandoned(BPFFS) {
+        let _ = Pins::new(Path::new(BPFFS).join(name)).remove_all();
+    }
+    let temporary = std::env::temp_dir();
+    for name in abandoned(&temporary.display().to_string()) {
+        let _ = fs::remove_dir_all(temporary.join(name));
+    }
+}
+
+/// The names in a directory whose owner is gone.
+fn abandoned(directory: &str) -> Vec<String> {
+    let names = fs::read_dir(directory).into_iter().flatten().flatten();
+    let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    names
+        .filter(|name| owner(name).is_some_and(|owner| !Path::new("/proc").join(owner.to_string()).exists()))
+        .collect()
+}
+
+fn owner(name: &str) -> Option<u32> {
+    name.strip_prefix(PREFIX)?.strip_prefix('-')?.split('-').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_names_of_tests_have_owners() {
+        for (name, expected) in [
+            ("guard-test-123-0-server", Some(123)),
+            ("guard-test-7-abc", Some(7)),
+            ("guard", None),
+            ("guard-test-x-1", None),
+        ] {
+            assert_eq!(owner(name), expected, "{name}");
+        }
+    }
+}
