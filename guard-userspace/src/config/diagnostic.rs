@@ -35,7 +35,8 @@ pub struct Diagnostic {
     pub(super) span: Option<Range<usize>>,
 }
 
-/// A policy that cannot be used: at least one error, with the warnings, in the order of the file. As text it shows the lines in question.
+/// A policy that cannot be used: at least one error, with the warnings, in the order of the file.
+/// As text it shows the lines in question.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Report {
     diagnostics: Vec<Diagnostic>,
@@ -124,7 +125,7 @@ impl Diagnostic {
         Some(Origin::path(self.file.as_str()).line(line).char_column(column))
     }
 
-    /// The line in question, the span in it, and its number. Only that line: the renderer reads all that it gets.
+    /// The line in question, the span in it, and its number.
     fn excerpt<'t>(&self, source: &'t str) -> Option<(&'t str, Range<usize>, usize)> {
         let (span, line) = (self.span.as_ref()?, self.line?);
         let start = source.get(..span.start)?.rfind('\n').map_or(0, |end| end + 1);

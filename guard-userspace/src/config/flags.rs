@@ -52,8 +52,8 @@ pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
     Ok(Checked { policy, warnings: findings.finish()? })
 }
 
-/// A policy of a file under flags, which win: `--interface` and `--metrics` replace what the file says, `--port` with
-/// `--allow` replace its services by one, `--monitor` sets all services to monitor.
+/// A policy of a file under flags, which win: `--interface` and `--metrics` replace what the file says, `--port`
+/// with `--allow` replace its services by one, `--monitor` sets all services to monitor.
 ///
 /// # Errors
 /// With everything that is wrong; each message begins with the flag.

@@ -33,11 +33,11 @@ pub struct Policy {
     pub log: Log,
 }
 
-/// A network, and where the policy file names it.
+/// A network, and where the policy file names it. Two are equal if their networks are.
 #[derive(Clone, Copy)]
 pub struct Prefix {
     pub net: IpNet,
-    /// Line in the policy file, from 1; none for what a flag says. Two prefixes are equal if their networks are.
+    /// Line in the policy file, from 1; none for what a flag says.
     pub line: Option<u32>,
 }
 

@@ -1,5 +1,6 @@
 //! How the parts of a policy fit together.
 
+mod autoblock;
 mod names;
 mod ports;
 mod prefixes;
@@ -17,6 +18,7 @@ pub(super) fn check(findings: &mut Findings<'_>, written: &Written) {
     names::check(findings, written);
     ports::check(findings, &written.services);
     let trusted = trusted::check(findings, written);
+    autoblock::check(findings, written, &trusted);
     for service in &written.services {
         prefixes::check(findings, service, &trusted);
     }

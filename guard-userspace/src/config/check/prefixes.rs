@@ -79,8 +79,10 @@ fn check_deny(
         None => match lists.within(node.net).find(|inner| inner.value.0 == List::Allow) {
             Some(allow) => {
                 let place = findings.place(&allow.value.1);
-                Fault::about(subject, format!("does not keep {} out ({place}): the longest prefix wins", allow.net))
-                    .help("remove the prefix from allow, or this one from deny: who is not allowed is dropped anyway")
+                let message = format!("does not keep {} out ({place}): the longest prefix wins", allow.net);
+                Fault::about(subject, message).help(
+                    "remove the one from allow, or this from deny: who is not allowed is dropped anyway",
+                )
             }
             None => Fault::about(
                 subject,

@@ -1,5 +1,5 @@
-//! Prefixes in the order that puts each right before all that lies within it, so that one pass knows what is around each.
-//! Lists of 100,000 prefixes are common; nothing here compares every one with every other.
+//! Prefixes in the order that puts each right before all that lies within it: one pass knows what is around each.
+//! Lists can have 100,000 prefixes; nothing here compares every one with every other.
 
 use ipnet::IpNet;
 
@@ -58,6 +58,8 @@ impl<T> Tree<T> {
 
 #[cfg(test)]
 mod tests {
+    use std::collections::BTreeSet;
+
     use super::*;
     use proptest::prelude::*;
 
@@ -71,7 +73,8 @@ mod tests {
             entries in prop::collection::vec((any::<u8>(), 0u8..=8), 0..24),
             asked in (any::<u8>(), 0u8..=8),
         ) {
-            let nets: std::collections::BTreeSet<IpNet> = entries.into_iter().map(|(address, length)| net(address, length)).collect();
+            let nets: BTreeSet<IpNet> =
+                entries.into_iter().map(|(address, length)| net(address, length)).collect();
             let asked = net(asked.0, asked.1);
             let tree = Tree::new(nets.iter().map(|net| (*net, ())));
 

@@ -199,7 +199,8 @@ fn warn_of_low(findings: &mut Findings<'_>, packets: Rate, entry: Entry<'_, '_>)
     let span = entry.value.span();
     if per_second < PACKETS_OF_STREAMS {
         let message = format!(
-            "{per_second} packets a second cut lawful clients: eight parallel streams send 1,400 a second, an upload of 4 MB 2,800 in 0.35 s"
+            "{per_second} packets a second cut lawful clients: eight parallel streams send 1,400 a second, \
+             an upload of 4 MB 2,800 in 0.35 s"
         );
         findings.warn(
             &span,
@@ -208,7 +209,8 @@ fn warn_of_low(findings: &mut Findings<'_>, packets: Rate, entry: Entry<'_, '_>)
     } else if burst.saturating_add(per_second.saturating_mul(UPLOAD_MILLISECONDS) / 1000) < PACKETS_OF_UPLOAD
     {
         let message = format!(
-            "a burst of {burst} packets at {per_second} a second cuts an upload of 4 MB: 2,800 packets in 0.35 s"
+            "a burst of {burst} packets at {per_second} a second cuts an upload of 4 MB: \
+             2,800 packets in 0.35 s"
         );
         findings.warn(&span, Fault::new(message).help("packet_burst = 4000 lets it pass"));
     }

@@ -14,7 +14,8 @@ pub(super) fn attach(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Attac
     if !table.as_ref().is_some_and(|table| table.seems_to_have("interfaces")) {
         let span = table.as_ref().map_or(0..0, |table| table.span.clone());
         let fault = Fault::new(
-            "no interfaces are named: only those of the default route are guarded, unless --interface names others",
+            "no interfaces are named: only those of the default route are guarded, \
+             unless --interface names others",
         );
         findings.warn(
             &span,

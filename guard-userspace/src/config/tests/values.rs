@@ -147,37 +147,10 @@ format = "json"
 }
 
 #[test]
-fn the_packaged_policy_is_right_and_names_every_default() {
-    let text = include_str!("../../../../packaging/guard.toml");
-    let Checked { policy, warnings } = good(text);
-    assert_eq!(warnings, [], "the example that people start from");
-    let defaults = Policy::default();
-    assert_eq!(policy.attach, defaults.attach);
-    assert_eq!(policy.source, defaults.source);
-    assert_eq!(policy.autoblock, defaults.autoblock);
-    assert_eq!(policy.metrics, defaults.metrics);
-    assert_eq!(policy.log, defaults.log);
-    for line in policy.to_toml().lines() {
-        let key = line.split(" = ").next().unwrap_or_default();
-        assert!(text.contains(key), "{key} is not explained in packaging/guard.toml");
-    }
-}
-
-#[test]
-fn the_limits_that_are_packaged_let_lawful_clients_pass() {
-    let policy = good(include_str!("../../../../packaging/guard.toml")).policy;
-    let packets = policy.limits["client"].packets.unwrap();
-    // Measured at the server: packets a second, and for how long.
-    let clients = [
-        ("a stream at 31 ms a token", 29, 3600.0),
-        ("a stream at full speed", 246, 3600.0),
-        ("eight parallel streams", 1_400, 3600.0),
-        ("200 short requests without keep-alive", 6_400, 0.2),
-        ("an upload of 4 MB", 8_100, 0.35),
-    ];
-    for (client, per_second, seconds) in clients {
-        let sent = f64::from(per_second) * seconds;
-        let allowed = packets.per_second as f64 * seconds + packets.burst as f64;
-        assert!(sent <= allowed, "{client}: {sent} packets, {allowed} pass");
-    }
+fn lines_of_windows_and_a_byte_order_mark() {
+    let text = format!("\u{feff}{SERVICE}").replace('\n', "\r\n");
+    let Checked { policy, warnings } = good(&text);
+    assert_eq!(policy, good(SERVICE).policy);
+    assert_eq!(policy.services[0].allow[0].line, Some(4));
+    assert!(warnings[0].render(&text, false).contains(":1:1\n"), "{}", warnings[0].render(&text, false));
 }

@@ -77,6 +77,32 @@ fn limits() {
 }
 
 #[test]
+fn autoblock() {
+    let limits = "[limits.x]\nmax_connections = 257\n";
+    let source = "[[service.sources]]\nprefix = \"10.1.0.0/16\"\nlimits = \"x\"\n";
+    let service = format!("limits = \"x\"\n{limits}");
+    let sources = format!("{source}{limits}");
+    check(&[
+        (
+            "of a service",
+            &service,
+            7,
+            10,
+            "\"x\" allows 257 connections, but autoblock blocks a source with more than 256",
+        ),
+        ("of a source", &sources, 9, 10, "add 10.1.0.0/16 to never in [autoblock]"),
+    ]);
+    let spared = [
+        "[autoblock]\nconnections = 257\n",
+        "[autoblock]\nenabled = false\n",
+        "[autoblock]\nnever = [\"10.0.0.0/8\"]\n",
+    ];
+    for spared in spared {
+        assert_eq!(good(&format!("{ATTACH}{SERVICE}{sources}{spared}")).warnings, [], "{spared}");
+    }
+}
+
+#[test]
 fn prefixes() {
     let sources = |prefix: &str| {
         format!(
