@@ -3,7 +3,7 @@
 use std::fmt;
 use std::ops::Range;
 
-use annotate_snippets::{AnnotationKind, Level, Origin, Renderer, Snippet};
+use annotate_snippets::{AnnotationKind, Group, Level, Renderer, Snippet};
 use serde::Serialize;
 
 /// How many diagnostics a report shows; more would only scroll away the first.
@@ -105,24 +105,24 @@ impl Diagnostic {
             Severity::Warning => Level::WARNING,
         };
         let renderer = if color { Renderer::styled() } else { Renderer::plain() };
-        let help = self.help.as_deref().map(|help| Level::HELP.message(help));
         let title = level.primary_title(self.message.as_str());
-        let group = match self.excerpt(source) {
-            Some((lines, span, first)) => title.element(
-                Snippet::source(lines)
-                    .path(self.file.as_str())
-                    .line_start(first)
-                    .annotation(AnnotationKind::Primary.span(span)),
-            ),
-            None => title.elements(self.origin()),
+        let Some((line, span, number)) = self.excerpt(source) else {
+            return renderer.render(&[Group::with_title(title)]) + &self.place_and_help();
         };
-        renderer.render(&[group.elements(help)])
+        let snippet = Snippet::source(line)
+            .path(self.file.as_str())
+            .line_start(number)
+            .annotation(AnnotationKind::Primary.span(span));
+        let help = self.help.as_deref().map(|help| Level::HELP.message(help));
+        renderer.render(&[title.element(snippet).elements(help)])
     }
 
-    /// The place alone.
-    fn origin(&self) -> Option<Origin<'_>> {
-        let (line, column) = (usize::try_from(self.line?).ok()?, usize::try_from(self.column?).ok()?);
-        Some(Origin::path(self.file.as_str()).line(line).char_column(column))
+    /// What follows the message where there is no line to show.
+    fn place_and_help(&self) -> String {
+        let place =
+            self.line.zip(self.column).map(|(line, column)| format!("\n --> {}:{line}:{column}", self.file));
+        let help = self.help.as_ref().map(|help| format!("\n  = help: {help}"));
+        [place, help].into_iter().flatten().collect()
     }
 
     /// The line in question, the span in it, and its number.

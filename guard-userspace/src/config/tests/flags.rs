@@ -60,8 +60,9 @@ fn messages_name_the_flag() {
             assert!(error.to_string().starts_with("command line: "), "{error}");
             assert!(error.to_string().contains(expected), "{error} instead of {expected}");
             assert_eq!((error.line, error.column), (None, None));
-            let (message, _) = expected.split_once(" (").unwrap_or((expected, ""));
-            assert!(report.to_string().starts_with(&format!("error: {message}")), "{report}");
+            let shown =
+                format!("error: {}", expected.replacen(" (", "\n  = help: ", 1).trim_end_matches(')'));
+            assert!(error.render("", false).starts_with(&shown), "{report} instead of {shown}");
         }
     }
 }
