@@ -8,8 +8,6 @@ use serde::Serialize;
 
 /// How many diagnostics a report shows; more would only scroll away the first.
 const SHOWN: usize = 20;
-/// Bytes of the longest line that is shown; the renderer reads all of it for each diagnostic.
-const LONGEST_LINE: usize = 4096;
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 #[serde(rename_all = "lowercase")]
@@ -130,7 +128,7 @@ impl Diagnostic {
         let (span, line) = (self.span.as_ref()?, self.line?);
         let start = source.get(..span.start)?.rfind('\n').map_or(0, |end| end + 1);
         let rest = source.get(start..)?;
-        let text = rest.lines().next().filter(|line| line.len() <= LONGEST_LINE)?;
+        let text = rest.lines().next().unwrap_or_default();
         let from = (span.start - start).min(text.len());
         let to = span.end.saturating_sub(start).clamp(from, text.len());
         Some((text, from..to, usize::try_from(line).ok()?))

@@ -59,7 +59,7 @@ mode = "generic"
 on_exit = "detach"
 [[service]]
 name = "vllm-1.A_b"
-ports = [8101, "8100", 9000, "8102-8103", "8103 - 8110", 8000]
+ports = [8101, "8100", 9000, "8102-8103", "8103 - 8110", "8000-8000"]
 protocols = ["udp", "tcp", "udp"]
 mode = "monitor"
 allow = ["192.168.1.0/24", "10.0.0.7", "fd00:1::/64"]

@@ -64,8 +64,14 @@ fn keys() {
         ("a key of another table", "listen = 1\n", 5, 1, "\"listen\" belongs into [metrics]"),
         ("a key of no table", "zzzzzz = 1\n", 5, 1, "[[service]] knows name, ports, protocols"),
         ("an escape in a key", "\"\\u001b[2J\" = 1\n", 5, 1, "unknown key \"\\u{1b}[2J\""),
-        ("columns count characters", "\"äöü\" = 1 # ü\n[log]\n", 5, 1, "unknown key \"äöü\""),
-        ("columns after characters", "deny = [\"ü\"]\n", 5, 9, "not an IP address"),
+        ("a key of other letters", "\"äöü\" = 1 # ü\n[log]\n", 5, 1, "unknown key \"äöü\""),
+        (
+            "columns are characters",
+            "[attach]\ninterfaces = [\"äöü\", \"/\"]\n",
+            6,
+            22,
+            "no interface can have",
+        ),
     ]);
 }
 
