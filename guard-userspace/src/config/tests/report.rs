@@ -1,6 +1,7 @@
 //! How all that is wrong with a policy is shown.
 
 use super::{SERVICE, parse};
+use crate::config::refuse_interface;
 
 #[test]
 fn all_errors_are_found_at_once_in_the_order_of_the_file() {
@@ -44,4 +45,14 @@ error: 10.0.5.1/24: host bits set
  --> /etc/guard/guard.toml:5:9
   = help: write 10.0.5.0/24 for the network, or 10.0.5.1/32 for the one address";
     assert_eq!(elsewhere, expected, "without the text of the file");
+}
+
+#[test]
+fn an_interface_that_the_host_lacks_has_its_place() {
+    let text = format!("# ü\n{SERVICE}[attach]\ninterfaces = [\"eth0\", \"ü\", \"eth7\"]\n");
+    let report =
+        refuse_interface(&text, "policy.toml", "eth7", "there is no interface \"eth7\"").unwrap_err();
+    let shown = report.to_string();
+    assert!(shown.contains("--> policy.toml:7:28\n"), "{shown}");
+    assert_eq!(report.errors().len(), 1, "{shown}");
 }
