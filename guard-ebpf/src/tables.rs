@@ -75,7 +75,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn block(&self, source: Address) -> Option<BlockState<MapWord>> {
-        BLOCKS.get_ptr_mut(&source.to_bytes()).map(in_place)
+        BLOCKS.get_ptr_mut(source.to_bytes()).map(in_place)
     }
 
     #[inline(always)]

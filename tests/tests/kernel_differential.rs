@@ -102,12 +102,13 @@ fn policy(rng: &mut Rng) -> (String, Space) {
 
 fn net(rng: &mut Rng) -> IpNet {
     let net: IpNet = if rng.bool() {
-        ipnet::Ipv4Net::new([10, rng.u8(..4), rng.u8(..), rng.u8(..)].into(), rng.u8(8..=32))
-            .map(IpNet::V4)
-            .unwrap()
+        IpNet::V4(ipnet::Ipv4Net::new_assert(
+            [10, rng.u8(..4), rng.u8(..), rng.u8(..)].into(),
+            rng.u8(8..=32),
+        ))
     } else {
         let address = 0xfd00_u128 << 112 | rng.u128(..) >> 24;
-        ipnet::Ipv6Net::new(address.into(), rng.u8(16..=128)).map(IpNet::V6).unwrap()
+        IpNet::V6(ipnet::Ipv6Net::new_assert(address.into(), rng.u8(16..=128)))
     };
     net.trunc()
 }

@@ -26,12 +26,14 @@ pub(super) fn acquire(socket: &Path) -> Result<Flock<File>> {
         .mode(0o600)
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
-    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| match errno {
-        nix::errno::Errno::EWOULDBLOCK => anyhow!(
+    Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+        if errno != nix::errno::Errno::EWOULDBLOCK {
+            return anyhow!("cannot lock {}: {errno}", path.display());
+        }
+        anyhow!(
             "another guard runs with the control socket {}: stop it first, or give this one paths of its own with GUARD_SOCKET \
              and GUARD_PIN_PATH",
             socket.display()
-        ),
-        other => anyhow!("cannot lock {}: {other}", path.display()),
+        )
     })
 }

@@ -72,6 +72,7 @@ impl Client {
         }
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are open-ended")]
     async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoAgent(self.socket.clone()),

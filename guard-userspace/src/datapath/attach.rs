@@ -205,6 +205,7 @@ impl Refusal {
 }
 
 /// The system's error in the middle of aya's.
+#[expect(clippy::wildcard_enum_match_arm, reason = "aya's errors are open-ended")]
 fn into_io(error: ProgramError) -> io::Error {
     match error {
         ProgramError::SyscallError(error) => error.io_error,

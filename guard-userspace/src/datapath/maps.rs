@@ -83,6 +83,7 @@ impl Maps {
         Ok(self.data(name)?.fd().as_fd())
     }
 
+    #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of maps are open-ended")]
     fn data(&self, name: &'static str) -> Result<&MapData, Error> {
         match self.get(name)? {
             Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => Ok(data),

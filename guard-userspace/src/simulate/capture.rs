@@ -50,6 +50,9 @@ pub(super) struct Capture<R: Read> {
     first: Option<Duration>,
 }
 
+/// When a packet came, how long it was, and what was captured of it.
+type RawPacket = (Duration, usize, Vec<u8>);
+
 type Rewound<R> = std::io::Chain<Cursor<Vec<u8>>, R>;
 
 enum Reader<R: Read> {
@@ -73,8 +76,7 @@ impl<R: Read> Capture<R> {
         Ok(Self { reader, number: 0, first: None })
     }
 
-    /// The next packet: when, how long it was, and what was captured of it.
-    fn read(&mut self) -> Option<Result<(Duration, usize, Vec<u8>), CaptureError>> {
+    fn read(&mut self) -> Option<Result<RawPacket, CaptureError>> {
         self.number += 1;
         let failed = |source| CaptureError::Packet { number: self.number, source };
         match &mut self.reader {
