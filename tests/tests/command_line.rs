@@ -3,6 +3,7 @@
 use std::process::Stdio;
 
 use anyhow::{Context, Result};
+use guard_tests::frame::{CUSTOMER_TAG, Frame};
 use guard_tests::guard::{Guard, binary};
 use guard_tests::net::Host;
 use guard_tests::scene::{ALLOW, Scene};
@@ -137,22 +138,106 @@ fn check_needs_no_privileges_and_prints_the_policy_in_full() -> Result<()> {
     let directory = tempfile::tempdir()?;
     let file = directory.path().join("guard.toml");
     std::fs::write(&file, good())?;
-    let run = |arguments: &[&str]| {
-        std::process::Command::new(binary()?)
-            .args(arguments)
-            .stdin(Stdio::null())
-            .output()
-            .context("guard check")
-    };
     let file = file.display().to_string();
-    let output = run(&["check", &file])?;
+    let output = alone(&["check", &file])?;
     assert!(output.status.success());
     let text = String::from_utf8(output.stdout)?;
     assert!(text.contains("on_exit = \"keep\"") && text.contains("10.77.1.0/24"), "{text}");
-    let output = run(&["check", &file, "--json"])?;
+    let output = alone(&["check", &file, "--json"])?;
     let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
     assert_eq!(document["ok"], true);
-    assert_eq!(run(&["check", "/no/such/file"])?.status.code(), Some(1));
-    assert_eq!(run(&["no-such-command"])?.status.code(), Some(2));
+    assert_eq!(alone(&["check", "/no/such/file"])?.status.code(), Some(1));
+    assert_eq!(alone(&["no-such-command"])?.status.code(), Some(2));
     Ok(())
+}
+
+#[test]
+fn an_interface_of_a_flag_is_named_by_its_flag() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::install(&scene.server, &good())?;
+    let file = guard.policy_file().display().to_string();
+    let (code, _, stderr) = guard.output(&["run", "--config", &file, "--interface", "eth7"])?;
+    assert_eq!(code, Some(1));
+    assert!(stderr.contains("--interface eth7: ") && !stderr.contains(&file), "{stderr}");
+    assert!(!is_attached(&scene.server)?);
+    Ok(())
+}
+
+#[test]
+fn explain_says_the_same_with_and_without_an_agent() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &good())?;
+    let cases = [
+        (&["explain", "10.77.1.2"][..], "pass", "allowed"),
+        (&["explain", "10.77.66.3"], "drop", "not_allowed"),
+        (&["explain", "fd00:77::66:3", "--port", "8000"], "drop", "not_allowed"),
+        (&["explain", "10.77.66.3", "--port", "22"], "pass", "unguarded"),
+        (&["explain", "10.77.66.3", "--port", "8000", "--protocol", "udp"], "pass", "unguarded"),
+    ];
+    for running in [true, false] {
+        if !running {
+            guard.end(Signal::SIGTERM)?;
+        }
+        for (arguments, verdict, reason) in cases {
+            let (code, stdout, stderr) = guard.output(&[arguments, &["--json"]].concat())?;
+            assert_eq!(code, Some(0), "{arguments:?}: {stderr}");
+            let document: serde_json::Value = serde_json::from_str(&stdout)?;
+            assert_eq!(document[0]["verdict"], verdict, "{arguments:?}, agent {running}: {stdout}");
+            assert_eq!(document[0]["reason"], reason, "{arguments:?}, agent {running}: {stdout}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn simulate_counts_a_real_capture_as_the_kernel_counts_its_packets() -> Result<()> {
+    let directory = tempfile::tempdir()?;
+    let (policy, capture) = (directory.path().join("guard.toml"), directory.path().join("day.pcap"));
+    std::fs::write(&policy, good())?;
+    let frames = [
+        Frame::tcp("10.77.1.2", 8000).build(),
+        Frame::tcp("10.77.66.3", 8000).build(),
+        Frame { vlan: vec![(CUSTOMER_TAG, 0)], ..Frame::tcp("fd00:77::66:3", 8000) }.build(),
+        Frame::tcp("10.77.66.3", 22).build(),
+    ];
+    std::fs::write(&capture, pcap(&frames))?;
+    let (policy, capture) = (policy.display().to_string(), capture.display().to_string());
+    let output = alone(&["simulate", &capture, "--config", &policy, "--json"])?;
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout)?;
+    let verdicts = document["verdicts"].as_array().context("no verdicts")?;
+    let count =
+        |reason: &str| verdicts.iter().find(|line| line["reason"] == reason).map(|line| &line["packets"]);
+    assert_eq!(count("allowed").context("allowed")?, 1);
+    assert_eq!(count("not_allowed").context("not_allowed")?, 2);
+    assert_eq!(count("unguarded").context("unguarded")?, 1);
+    assert_eq!(document["sources"][0]["source"], "10.77.66.3", "the one with the most dropped is first");
+
+    // A capture that ends in the middle of a packet, and one that is none.
+    std::fs::write(directory.path().join("day.pcap"), &pcap(&frames)[..100])?;
+    let output = alone(&["simulate", &capture, "--config", &policy])?;
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    assert_eq!(output.status.code(), Some(1));
+    assert!(stderr.contains("packet 2"), "{stderr}");
+    let output = alone(&["simulate", &policy, "--config", &policy])?;
+    assert_eq!(output.status.code(), Some(1));
+    assert!(String::from_utf8_lossy(&output.stderr).contains("pcap"));
+    Ok(())
+}
+
+/// A capture in the oldest format: microseconds, Ethernet.
+fn pcap(frames: &[Vec<u8>]) -> Vec<u8> {
+    let words = |words: &[u32]| words.iter().flat_map(|word| word.to_le_bytes()).collect::<Vec<_>>();
+    let mut file = words(&[0xa1b2_c3d4, 4 << 16 | 2, 0, 0, 65535, 1]);
+    for (second, frame) in frames.iter().enumerate() {
+        file.extend(words(&[second as u32, 0, frame.len() as u32, frame.len() as u32]));
+        file.extend(frame);
+    }
+    file
+}
+
+/// Guard as somebody without privileges runs it.
+fn alone(arguments: &[&str]) -> Result<std::process::Output> {
+    let mut command = std::process::Command::new(binary()?);
+    command.args(arguments).stdin(Stdio::null()).output().context("cannot run guard")
 }

@@ -48,8 +48,13 @@ impl PolicySource {
             return Ok(Source { checked: config::from_flags(&flags)?, file: None, text: String::new() });
         };
         let mut source = read_file(&file)?;
-        source.checked.policy = config::apply_flags(source.checked.policy, &flags)?;
+        source.checked = config::apply_flags(source.checked, &flags)?;
         Ok(source)
+    }
+
+    /// Whether the interfaces are those of flags, not of a file.
+    pub(super) const fn names_interfaces(&self) -> bool {
+        !self.interface.is_empty()
     }
 
     fn flags(&self) -> Flags {

@@ -1,7 +1,7 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, bail};
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
@@ -33,7 +33,7 @@ impl Run {
         for warning in &source.checked.warnings {
             warn!("{warning}");
         }
-        check_interfaces(&source)?;
+        self.check_interfaces(&source)?;
         let settings = Settings {
             policy: source.checked.policy,
             file: source.file,
@@ -48,18 +48,22 @@ impl Run {
         runtime.block_on(agent::run(settings))?;
         Ok(ExitCode::SUCCESS)
     }
-}
 
-/// Interfaces are of this host, so only `run` asks for them; a file's have a place in it.
-fn check_interfaces(source: &Source) -> Result<()> {
-    for name in &source.checked.policy.attach.interfaces {
-        let Err(error) = agent::resolve_interfaces(name) else { continue };
-        if let Some(file) = &source.file {
-            config::refuse_interface(&source.text, &file.display().to_string(), name, &error.to_string())?;
+    /// Interfaces are of this host, so only `run` asks for them; a file's have a place in it, a flag's have their flag.
+    fn check_interfaces(&self, source: &Source) -> Result<()> {
+        for name in &source.checked.policy.attach.interfaces {
+            let Err(error) = agent::resolve_interfaces(name) else { continue };
+            match &source.file {
+                _ if self.source.names_interfaces() => bail!("--interface {name}: {error}"),
+                Some(file) => {
+                    let file = file.display().to_string();
+                    config::refuse_interface(&source.text, &file, name, &error.to_string())?;
+                }
+                None => return Err(error.into()),
+            }
         }
-        return Err(error.into());
+        Ok(())
     }
-    Ok(())
 }
 
 fn log_to_stderr(log: &Log) {

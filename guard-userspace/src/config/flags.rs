@@ -57,10 +57,10 @@ pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
 ///
 /// # Errors
 /// With everything that is wrong; each message begins with the flag.
-pub fn apply_flags(policy: Policy, flags: &Flags) -> Result<Policy, Report> {
+pub fn apply_flags(file: Checked, flags: &Flags) -> Result<Checked, Report> {
     let line = CommandLine::new(flags);
     let mut findings = Findings::new(Source::Flags { line: &line.text });
-    let mut policy = policy;
+    let Checked { mut policy, mut warnings } = file;
     if !flags.interfaces.is_empty() {
         policy.attach.interfaces = line.interfaces(&mut findings);
     }
@@ -78,8 +78,8 @@ pub fn apply_flags(policy: Policy, flags: &Flags) -> Result<Policy, Report> {
             service.mode = ServiceMode::Monitor;
         }
     }
-    findings.finish()?;
-    Ok(policy)
+    warnings.extend(findings.finish()?);
+    Ok(Checked { policy, warnings })
 }
 
 const NOWHERE: Span = 0..0;

@@ -52,9 +52,7 @@ fn messages_name_the_flag() {
         (flags(&["e"], &["1"], &["\u{1b}[2J"]), "--allow \\u{1b}[2J: not an IP address"),
     ];
     for (given, expected) in cases {
-        for report in
-            [from_flags(&given).unwrap_err(), apply_flags(good(SERVICE).policy, &given).unwrap_err()]
-        {
+        for report in [from_flags(&given).unwrap_err(), apply_flags(good(SERVICE), &given).unwrap_err()] {
             let errors = report.errors();
             let [error] = errors.as_slice() else { panic!("{report}") };
             assert!(error.to_string().starts_with("command line: "), "{error}");
@@ -83,9 +81,10 @@ fn flags_win_over_the_file() {
     let text = format!(
         "{SERVICE}[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"b\"\nports = [1]\nallow = [\"::/0\"]\n"
     );
-    let file = good(&text).policy;
-    let apply = |given: &Flags| apply_flags(file.clone(), given).unwrap();
-    assert_eq!(apply(&Flags::default()), file);
+    let checked = good(&text);
+    let file = checked.policy.clone();
+    assert_eq!(apply_flags(checked.clone(), &Flags::default()).unwrap(), checked);
+    let apply = |given: &Flags| apply_flags(checked.clone(), given).unwrap().policy;
 
     let policy = apply(&flags(&["eth1", "eth2"], &[], &[]));
     assert_eq!(policy.attach.interfaces, ["eth1", "eth2"]);
@@ -101,4 +100,15 @@ fn flags_win_over_the_file() {
     let [service] = policy.services.as_slice() else { panic!("{policy:?}") };
     assert_eq!((service.name.as_str(), &service.ports[..]), ("default", &[9000..=9000][..]));
     assert_eq!(policy.attach, file.attach);
+}
+
+#[test]
+fn warnings_of_the_file_and_of_the_flags_are_both_kept() {
+    let mut file = good(SERVICE);
+    file.warnings = from_flags(&flags(&[], &["1"], &["10.0.0.0/8"])).unwrap().warnings;
+    let given = flags(&[], &["9000"], &["10.0.0.0/8", "10.1.0.0/16"]);
+    let warnings = apply_flags(file.clone(), &given).unwrap().warnings;
+    assert_eq!(warnings.len(), 2, "{warnings:?}");
+    assert_eq!(warnings[0], file.warnings[0]);
+    assert!(warnings[1].message.starts_with("--allow 10.1.0.0/16"), "{}", warnings[1]);
 }
