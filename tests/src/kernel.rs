@@ -35,7 +35,13 @@ impl Kernel {
     /// When the kernel or the privileges do not suffice.
     pub fn new(fixed_time: Option<u64>) -> Result<Self> {
         let capacities = Capacities { blocks: 4096, sources: 1 << 17, connections: 4096 };
-        let datapath = Datapath::open(&Options { capacities, fixed_time, ..Options::default() })
+        Self::with(&Options { capacities, fixed_time, ..Options::default() })
+    }
+
+    /// # Errors
+    /// As [`new`](Self::new).
+    pub fn with(options: &Options) -> Result<Self> {
+        let datapath = Datapath::open(options)
             .context("the tests of the program need root and a kernel that guard runs on")?;
         Ok(Self { datapath, services: Vec::new(), counted: BTreeMap::new() })
     }

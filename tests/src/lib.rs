@@ -17,6 +17,7 @@ pub mod demo;
 pub mod frame;
 pub mod guard;
 pub mod kernel;
+pub mod large;
 pub mod listener;
 pub mod net;
 pub mod raw;

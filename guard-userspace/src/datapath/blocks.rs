@@ -1,6 +1,5 @@
 //! Blocks in the kernel: exact addresses in a hash, prefixes in a trie.
 
-use std::io;
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
@@ -81,16 +80,6 @@ impl Maps {
     /// When the kernel refuses.
     pub fn set_host_blocks(&mut self, count: u64) -> Result<(), Error> {
         Ok(self.array_mut::<u64>("HOST_BLOCKS")?.set(0, count, 0)?)
-    }
-
-    fn not_written(&self, table: &'static str, source: io::Error) -> Error {
-        match source.raw_os_error() {
-            // What the hash says, and what the trie says.
-            Some(libc::E2BIG | libc::ENOSPC) => {
-                Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0) }
-            }
-            _ => Error::Table { table, source },
-        }
     }
 }
 

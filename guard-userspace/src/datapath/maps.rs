@@ -1,6 +1,7 @@
 //! The maps, whether they come with a program that was just loaded or from the pins of one that runs.
 
 use std::collections::BTreeMap;
+use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Ebpf;
@@ -76,6 +77,17 @@ impl Maps {
     /// For how many entries a table was made.
     pub(super) fn capacity(&self, name: &'static str) -> Result<u32, Error> {
         Ok(self.data(name)?.info()?.max_entries())
+    }
+
+    /// The error of a table that did not take an entry.
+    pub(super) fn not_written(&self, table: &'static str, source: io::Error) -> Error {
+        match source.raw_os_error() {
+            // What a hash says, and what a trie says.
+            Some(libc::E2BIG | libc::ENOSPC) => {
+                Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0) }
+            }
+            _ => Error::Table { table, source },
+        }
     }
 
     /// The descriptor of a map, which aya's typed maps do not show.

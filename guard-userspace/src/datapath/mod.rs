@@ -14,6 +14,7 @@
 pub mod attach;
 mod blocks;
 mod bpf;
+mod connections;
 pub mod counters;
 mod error;
 pub mod host;

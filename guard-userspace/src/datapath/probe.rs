@@ -1,6 +1,8 @@
 //! Single frames through the program that the kernel runs, and what the kernel says of the program.
 
-use aya::programs::{TestRun, TestRunOptions};
+use std::time::Duration;
+
+use aya::programs::{TestRun, TestRunOptions, TestRunResult, Xdp};
 use guard_common::Action;
 
 use super::{Datapath, Error};
@@ -28,16 +30,28 @@ impl Datapath {
     /// # Errors
     /// When the kernel does not run it: a frame is at least 14 bytes long, and at most one page less some room.
     pub fn run_frame(&self, frame: &[u8]) -> Result<Action, Error> {
-        let program = self.ebpf.program(self.main_program()).ok_or(Error::NoProgram("guard"))?;
-        let program: &aya::programs::Xdp = program.try_into()?;
-        let options = TestRunOptions { data_in: Some(frame), repeat: 1, ..Default::default() };
-        match program.test_run(options)?.return_value {
+        match self.run(frame, 1)?.return_value {
             XDP_PASS => Ok(Action::Pass),
             XDP_DROP => Ok(Action::Drop),
             other => {
                 Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop")))
             }
         }
+    }
+
+    /// Runs the program on one frame many times over and returns how long one run took in the mean, by the kernel's clock.
+    ///
+    /// # Errors
+    /// As [`run_frame`](Self::run_frame).
+    pub fn time_frame(&self, frame: &[u8], runs: u32) -> Result<Duration, Error> {
+        Ok(self.run(frame, runs)?.duration)
+    }
+
+    fn run(&self, frame: &[u8], runs: u32) -> Result<TestRunResult, Error> {
+        let name = self.main_program();
+        let program: &Xdp = self.ebpf.program(name).ok_or(Error::NoProgram(name))?.try_into()?;
+        let options = TestRunOptions { data_in: Some(frame), repeat: runs, ..Default::default() };
+        Ok(program.test_run(options)?)
     }
 
     /// The size of each program that this kernel takes.

@@ -28,6 +28,35 @@ pub fn frame(rng: &mut Rng, space: &Space) -> Vec<u8> {
     bytes
 }
 
+/// A frame made from others by what a shape cannot express: bytes that are gone, doubled, foreign, or at their bounds.
+pub fn mutate(rng: &mut Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
+    let mut bytes = frame.to_vec();
+    for _ in 0..rng.usize(1..4) {
+        // The headers are what is looked at.
+        let start = rng.usize(12..=bytes.len().min(120));
+        let end = (start + rng.usize(0..24)).min(bytes.len());
+        match rng.u8(0..5) {
+            0 => drop(bytes.drain(start..end)),
+            1 => {
+                let part = bytes[start..end].to_vec();
+                bytes.splice(start..start, part);
+            }
+            2 => bytes[start..end].fill(pick(rng, &[0, 1, 0x3f, 0x45, 0x7f, 0x80, 0xff]).unwrap_or(0x55)),
+            3 => {
+                let tail = other.get(start..).unwrap_or_default().to_vec();
+                bytes.splice(start.., tail);
+            }
+            _ => bytes.truncate(end),
+        }
+        bytes.resize(bytes.len().clamp(MIN_FRAME, MAX_FRAME), 0);
+    }
+    bytes
+}
+
+/// What `BPF_PROG_TEST_RUN` takes as one buffer.
+const MIN_FRAME: usize = 14;
+const MAX_FRAME: usize = 3500;
+
 fn shape(rng: &mut Rng, space: &Space) -> Frame {
     let source = match pick(rng, &space.sources) {
         Some(source) => near(rng, source),

@@ -1,0 +1,50 @@
+//! Policies and blocks of the size that guard is made for.
+
+use std::fmt::Write as _;
+use std::net::Ipv4Addr;
+
+use guard_common::abi::Block;
+use ipnet::IpNet;
+
+/// A policy of one service, on TCP port 8000, that allows `prefixes` networks of 128 addresses, one in each /24 from 10.0.0.0 on, and
+/// the range that [`blocks`] are of.
+pub fn policy(prefixes: u32) -> String {
+    let mut allow = String::from("\"100.64.0.0/10\"");
+    for number in 0..prefixes {
+        // Writing to a string cannot fail.
+        let _ = write!(allow, ",\n\"{}/25\"", address(number, 0));
+    }
+    format!(
+        "[[service]]\nname = \"large\"\nports = [8000]\nallow = [{allow}]\nlimits = \"wide\"\n\
+         [limits.wide]\npackets_per_second = 10000000\n"
+    )
+}
+
+/// An address within the prefix of this number.
+pub fn allowed(number: u32) -> String {
+    address(number, 7).to_string()
+}
+
+/// An address between this prefix and the next.
+pub fn stranger(number: u32) -> String {
+    address(number, 200).to_string()
+}
+
+/// Blocks of as many addresses, forever, at the guarded ports.
+pub fn blocks(count: u32) -> Vec<(IpNet, Block)> {
+    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    (0..count).map(|number| (IpNet::from(std::net::IpAddr::V4(address_in(number))), forever)).collect()
+}
+
+/// The address of the block of this number; all lie in 100.64.0.0/10.
+pub fn blocked(number: u32) -> String {
+    address_in(number).to_string()
+}
+
+const fn address(number: u32, host: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits((10 << 24) + (number << 8) + host)
+}
+
+const fn address_in(number: u32) -> Ipv4Addr {
+    Ipv4Addr::from_bits((100 << 24) + (64 << 16) + number)
+}
