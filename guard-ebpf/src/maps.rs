@@ -66,6 +66,10 @@ pub static CONNECTIONS: HashMap<SourceKey, u64, 1024> = HashMap::new();
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { VERDICTS as usize }> = PerCpuArray::new();
 
+/// What older sets of maps have counted. Only the agent uses it.
+#[btf_map]
+pub static CARRIED: Array<Counter, { VERDICTS as usize }> = Array::new();
+
 /// Counts a packet under its verdict.
 #[inline(always)]
 pub fn count(verdict: Verdict, bytes: usize) {

@@ -48,8 +48,9 @@ fn no_packet_sees_half_a_policy() -> Result<()> {
     const CHANGES: usize = 100;
     let pinned = Pinned::new()?;
     let capacities = Capacities { blocks: 16, sources: 16, connections: 16 };
-    let kernel =
+    let mut kernel =
         Kernel::with(&Options { capacities, pins: Some(pinned.pins.clone()), ..Options::default() })?;
+    kernel.datapath.complete()?;
     let mut maps = Maps::open(&pinned.pins)?;
     // Under `a` the client is allowed, under `b` it is not; all else that could be counted is a mixture of the two.
     let policies = [policy("a", "10.0.0.0/8"), policy("b", "fd00::/8")];

@@ -6,6 +6,8 @@ use std::fs;
 use glob::Pattern;
 use nix::net::if_::if_nameindex;
 
+use crate::config::{self, Source};
+
 /// A name of the policy that no interface has.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
 pub enum UnknownInterface {
@@ -27,7 +29,7 @@ const DEFAULT_ROUTE: &str = "default-route";
 ///
 /// # Errors
 /// When it stands for none.
-pub fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
+pub(super) fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
     let existing = existing()?;
     if wanted == DEFAULT_ROUTE {
         let found: BTreeSet<_> =
@@ -51,6 +53,29 @@ pub fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
         (true, true) => Err(UnknownInterface::Pattern { pattern: wanted.into(), existing }),
         (true, false) => Err(UnknownInterface::Name { name: wanted.into(), existing }),
     }
+}
+
+/// Whether the interfaces that a policy names are there. A file's have a place in it, a flag's have their flag. Patterns and
+/// `default-route` may match later, and so may a name that `may_return`: guard was on it before.
+///
+/// # Errors
+/// With the interface that is not there.
+pub fn check(source: &Source, may_return: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+    for name in &source.checked.policy.attach.interfaces {
+        let Err(error) = resolve(name) else { continue };
+        if may_return(name) || !matches!(error, UnknownInterface::Name { .. }) {
+            continue;
+        }
+        match &source.file {
+            _ if source.flags_name_interfaces => anyhow::bail!("--interface {name}: {error}"),
+            Some(file) => {
+                let file = file.display().to_string();
+                config::refuse_interface(&source.text, &file, name, &error.to_string())?;
+            }
+            None => return Err(error.into()),
+        }
+    }
+    Ok(())
 }
 
 fn existing() -> Result<Vec<String>, UnknownInterface> {

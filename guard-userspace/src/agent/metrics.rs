@@ -5,9 +5,9 @@
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, IntCounterVec, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
-use super::status::Status;
+use super::status::{NOT_ATTACHED, Status};
 
 /// The content type of [`encode`].
 pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
@@ -28,7 +28,8 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     let registry = Registry::new();
     add(&registry, counters(status)?)?;
     add(&registry, interfaces(status)?)?;
-    add(&registry, [generation(status)?, build_info(status)?])?;
+    add(&registry, policy(status)?)?;
+    add(&registry, [build_info(status)?])?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
 }
@@ -60,23 +61,44 @@ fn counters(status: &Status) -> prometheus::Result<[IntCounterVec; 2]> {
 
 fn interfaces(status: &Status) -> prometheus::Result<[IntGaugeVec; 1]> {
     let attached = IntGaugeVec::new(
-        Opts::new("guard_attached", "1 for each interface that the program is on, by its mode."),
+        Opts::new(
+            "guard_attached",
+            "1 for each interface that the program is on, by its mode; 0 for one that it should be on and is not.",
+        ),
         &["interface", "mode"],
     )?;
     for interface in &status.interfaces {
-        attached.with_label_values(&[&interface.name, &interface.mode]).set(1);
+        let is_there = interface.mode != NOT_ATTACHED;
+        attached.with_label_values(&[&interface.name, &interface.mode]).set(i64::from(is_there));
     }
     Ok([attached])
 }
 
-fn generation(status: &Status) -> prometheus::Result<IntGaugeVec> {
-    let generation = IntGaugeVec::new(
-        Opts::new("guard_policy_generation", "Counts the policies that were made live; grows with each."),
-        &[],
-    )?;
-    let no_labels: &[&str] = &[];
-    generation.with_label_values(no_labels).set(i64::try_from(status.policy.generation).unwrap_or(i64::MAX));
-    Ok(generation)
+fn policy(status: &Status) -> prometheus::Result<[IntGauge; 3]> {
+    let policy = &status.policy;
+    Ok([
+        set(
+            "guard_policy_generation",
+            "Counts the policies that were made live; grows with each.",
+            policy.generation,
+        )?,
+        set(
+            "guard_policy_last_reload_successful",
+            "0 if the policy that was read last was refused; the one before is live.",
+            u64::from(policy.reload_error.is_none()),
+        )?,
+        set(
+            "guard_policy_last_reload_success_timestamp_seconds",
+            "When a policy was made live last, in seconds since the epoch.",
+            policy.loaded_at.unwrap_or(0),
+        )?,
+    ])
+}
+
+fn set(name: &str, help: &str, value: u64) -> prometheus::Result<IntGauge> {
+    let gauge = IntGauge::new(name, help)?;
+    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    Ok(gauge)
 }
 
 fn build_info(status: &Status) -> prometheus::Result<IntGaugeVec> {

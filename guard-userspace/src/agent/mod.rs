@@ -1,83 +1,135 @@
 //! The agent: loads the policy, keeps the program on its interfaces, and answers.
 //!
 //! ```text
-//! signals ─┐
-//! control ─┼─> Engine ─> datapath (maps, program, links)
-//! metrics ─┘      └────> Status, which all of them show
+//! signals ──────┐
+//! policy file ──┤
+//! control ──────┼─> Engine ─> datapath (maps, program, links)
+//! metrics ──────┘      └────> Status, which all of them show
 //! ```
 
 mod engine;
 mod explain;
+mod housekeeping;
 mod interfaces;
 mod lock;
 mod metrics;
-mod serve;
+mod privileges;
+mod server;
 mod status;
+mod watched_file;
 
+use std::net::TcpListener as StdTcpListener;
+use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
-use tokio::net::TcpListener;
+use sd_notify::NotifyState;
+use tokio::net::{TcpListener, UnixListener};
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
 
-use crate::config::Policy;
+use crate::config::{LogLevel, Origin, Source};
 use crate::datapath::host;
 use crate::datapath::pins::Pins;
+use watched_file::WatchedFile;
 
-pub use engine::Engine;
+pub use engine::{Applied, ApplyError, Engine, Health};
 pub use explain::{ExplainQuery, explain, protocol_name};
-pub use interfaces::UnknownInterface;
-pub use interfaces::resolve as resolve_interfaces;
+pub use interfaces::{UnknownInterface, check as check_interfaces};
 pub use metrics::{build, encode};
+pub use server::Peer;
 pub use status::{CounterStatus, InterfaceStatus, PolicyStatus, ServiceStatus, Status};
 
 /// What the agent is started with.
-#[derive(Clone, Debug)]
 pub struct Settings {
-    pub policy: Policy,
-    /// The file that the policy is from, if it is from one.
-    pub file: Option<PathBuf>,
+    /// Where the policy is read from, now and at each reload.
+    pub origin: Origin,
+    /// Whether a change of the policy file is a reload.
+    pub watch: bool,
     pub pins: Pins,
     pub socket: PathBuf,
+    /// Sets how much is logged.
+    pub log_level: fn(LogLevel),
 }
 
-/// Runs until SIGINT or SIGTERM, or until `guard detach` asks for the end.
+/// Runs until SIGINT or SIGTERM, or until `guard detach` asks for the end. `source` is the policy, as it was just read.
 ///
 /// # Errors
 /// When guard cannot start: then nothing of this start stays in the kernel. When it cannot end cleanly.
-pub async fn run(settings: Settings) -> Result<()> {
+pub fn run(settings: Settings, source: &Source) -> Result<()> {
     host::check()?;
+    let was_there = settings.pins.exist();
+    interfaces::check(source, |_| was_there)?;
+    let _lock = lock::acquire(&settings.socket)?;
+    let listen = source.checked.policy.metrics.listen;
+    let metrics = StdTcpListener::bind(listen)
+        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
+        .with_context(|| {
+            format!(
+                "cannot listen on {listen} for metrics: choose another address with --metrics or [metrics] listen"
+            )
+        })?;
+    let control = server::control::bind(&settings.socket)?;
+    // Threads inherit what is left, so this comes before the first.
+    privileges::drop_others()?;
+    let runtime = tokio::runtime::Builder::new_multi_thread()
+        .worker_threads(2)
+        .enable_all()
+        .build()
+        .context("cannot start the agent's threads")?;
+    let socket = settings.socket.clone();
+    let result = runtime.block_on(serve(settings, source, metrics, control));
+    let _ = std::fs::remove_file(socket);
+    result
+}
+
+async fn serve(
+    settings: Settings,
+    source: &Source,
+    metrics: StdTcpListener,
+    control: StdUnixListener,
+) -> Result<()> {
+    let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let _lock = lock::acquire(&settings.socket)?;
-    let listen = settings.policy.metrics.listen;
-    let http = TcpListener::bind(listen).await.with_context(|| {
-        format!(
-            "cannot listen on {listen} for metrics: choose another address with --metrics or [metrics] listen"
-        )
-    })?;
-    let control = serve::bind_control(&settings.socket)?;
+    let metrics = TcpListener::from_std(metrics).context("cannot serve metrics")?;
+    let control = UnixListener::from_std(control).context("cannot serve the control socket")?;
+    let listen = metrics.local_addr().context("cannot serve metrics")?;
+    let socket = settings.socket.display().to_string();
+    let policy = settings.origin.file.as_ref().filter(|_| settings.watch).map(|file| WatchedFile::new(file));
 
     let (stop, mut stopped) = watch::channel(false);
-    let engine = Arc::new(Engine::start(&settings, stop)?);
-    let servers = [
-        tokio::spawn(serve::metrics(http, Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(serve::control(control, Arc::clone(&engine), stopped.clone())),
+    let engine = Arc::new(Engine::start(settings, source, stop)?);
+    let tasks = [
+        tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, stopped.clone())),
     ];
-    info!("guard is ready: metrics on http://{listen}/metrics, control socket {}", settings.socket.display());
+    info!("guard is ready: metrics on http://{listen}/metrics, control socket {socket}");
+    // Without systemd there is nobody to tell.
+    let _ = sd_notify::notify(&[NotifyState::Ready]);
 
-    tokio::select! {
-        _ = interrupt.recv() => info!("SIGINT"),
-        _ = terminate.recv() => info!("SIGTERM"),
-        _ = stopped.changed() => {}
+    loop {
+        tokio::select! {
+            _ = hangup.recv() => reload(&engine).await?,
+            _ = interrupt.recv() => break info!("SIGINT"),
+            _ = terminate.recv() => break info!("SIGTERM"),
+            _ = stopped.changed() => break,
+        }
     }
+    let _ = sd_notify::notify(&[NotifyState::Stopping]);
     engine.stop();
-    for server in servers {
-        server.await.context("a server of the agent failed")?;
+    for task in tasks {
+        task.await.context("a part of the agent failed")?;
     }
-    let _ = std::fs::remove_file(&settings.socket);
     engine.finish()
+}
+
+async fn reload(engine: &Arc<Engine>) -> Result<()> {
+    info!("SIGHUP: reading the policy again");
+    let engine = Arc::clone(engine);
+    // What is wrong with it is logged and kept for the status.
+    tokio::task::spawn_blocking(move || drop(engine.reload())).await.context("the reload failed")
 }

@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use guard_common::Verdict;
 use guard_common::abi::{Counter, ServiceId};
-use nix::net::if_::if_indextoname;
+use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
 
 use crate::config;
@@ -13,7 +13,7 @@ use crate::datapath::pins::Pins;
 use crate::datapath::{Attachment, Error, Maps};
 
 /// The state of a guard at one moment.
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct Status {
     pub version: String,
     pub revision: String,
@@ -21,30 +21,37 @@ pub struct Status {
     pub pid: Option<u32>,
     pub uptime_seconds: Option<u64>,
     pub policy: PolicyStatus,
+    /// What is not as it should be, a sentence each; empty is healthy. Without an agent nobody looks.
+    #[serde(default)]
+    pub problems: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
     /// Every verdict that can be, those that were never reached included.
     pub counters: Vec<CounterStatus>,
 }
 
-#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
 pub struct PolicyStatus {
     pub file: Option<String>,
     /// Counts the policies that were made live.
     pub generation: u64,
     /// Seconds since the epoch of the last policy that this agent made live.
     pub loaded_at: Option<u64>,
+    /// Seconds until the policy before comes back, unless this one is confirmed.
+    pub unconfirmed_for: Option<f64>,
+    /// Why the last reload was refused, if it was.
+    pub reload_error: Option<String>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct InterfaceStatus {
     pub name: String,
     pub index: u32,
-    /// `native` or `generic`.
+    /// `native` or `generic`; `none` where the program is not on the interface, though it should be.
     pub mode: String,
     /// Whether frames in several buffers (large MTU) reach the program, where that is known.
     pub multi_buffer: Option<bool>,
-    /// Why the mode is not the best one.
+    /// Why the mode is not the best one, or the program not there.
     pub why: Option<String>,
 }
 
@@ -67,6 +74,9 @@ pub struct CounterStatus {
     pub packets: u64,
     pub bytes: u64,
 }
+
+/// The mode of an interface that the program is not on.
+pub(super) const NOT_ATTACHED: &str = "none";
 
 impl Status {
     /// What a guard in the kernel says when no agent runs.
@@ -119,6 +129,17 @@ pub(super) fn of_attachment(attachment: &Attachment) -> InterfaceStatus {
         mode: attachment.mode.name().into(),
         multi_buffer: Some(attachment.multi_buffer),
         why: attachment.why.clone(),
+    }
+}
+
+/// An interface that should be guarded and is not.
+pub(super) fn of_refused(name: &str, why: &str) -> InterfaceStatus {
+    InterfaceStatus {
+        name: name.into(),
+        index: if_nametoindex(name).unwrap_or(0),
+        mode: NOT_ATTACHED.into(),
+        multi_buffer: None,
+        why: Some(why.into()),
     }
 }
 

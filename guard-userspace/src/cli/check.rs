@@ -7,8 +7,8 @@ use serde_json::json;
 
 use super::Global;
 use super::output::{print, print_json};
-use super::policy_source::{default_file, read_file};
-use crate::config;
+use super::policy_source::default_file;
+use crate::config::{self, Origin};
 
 /// Check a policy file and print it in full, with its defaults; needs no privileges
 #[derive(Args, Debug)]
@@ -33,7 +33,7 @@ impl Check {
 }
 
 fn check_text(file: &std::path::Path) -> Result<ExitCode> {
-    let source = read_file(file)?;
+    let source = Origin::of_file(file).read()?;
     for warning in &source.checked.warnings {
         eprintln!("{}", warning.render(&source.text, false));
     }
@@ -42,7 +42,7 @@ fn check_text(file: &std::path::Path) -> Result<ExitCode> {
 }
 
 fn check_json(file: &std::path::Path) -> Result<ExitCode> {
-    match read_file(file) {
+    match Origin::of_file(file).read() {
         Ok(source) => {
             let config::Checked { policy, warnings } = source.checked;
             print_json(&json!({ "ok": true, "errors": [], "warnings": warnings, "policy": policy }))?;

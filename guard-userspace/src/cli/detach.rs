@@ -21,8 +21,7 @@ pub(super) struct Detach {}
 
 impl Detach {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let interfaces = match runtime.block_on(global.client().post::<Value>(path::DETACH)) {
+        let interfaces = match global.client().post::<Value>(path::DETACH, &()) {
             Ok(answer) => answer["interfaces"].as_u64().unwrap_or(0),
             Err(ClientError::NoAgent(_)) => global.pins().remove_all()? as u64,
             Err(error) => return Err(error.into()),

@@ -51,9 +51,8 @@ impl Explain {
             port: self.port,
             protocol: agent::protocol_name(protocol).into(),
         };
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
         let query = format!("{}?{}", path::EXPLAIN, ask.to_query());
-        let explanations: Vec<Explanation> = match runtime.block_on(global.client().get(&query)) {
+        let explanations: Vec<Explanation> = match global.client().get(&query) {
             Ok(explanations) => explanations,
             Err(ClientError::NoAgent(_)) => agent::explain(&Maps::open(&global.pins())?, &ask)?,
             Err(error) => return Err(error.into()),

@@ -1,11 +1,14 @@
 //! The command line: one file a verb. Only this module prints.
 
+mod apply;
 mod check;
+mod confirm;
 mod detach;
 mod explain;
 mod failure;
 mod output;
 mod policy_source;
+mod reload;
 mod run;
 mod simulate;
 mod status;
@@ -27,6 +30,7 @@ Examples:
   guard run                                                    run with /etc/guard/guard.toml
   guard explain 10.1.2.3                                       why does that address not get through?
   guard simulate day.pcap                                      what would this policy make of that traffic?
+  guard apply new.toml --confirm 60s                           a new policy that goes away unless you `guard confirm` it
   guard status                                                 what is guarded, and what was dropped
   guard detach                                                 take guard out of the kernel
 
@@ -82,6 +86,9 @@ impl Global {
 enum Command {
     Run(run::Run),
     Check(check::Check),
+    Reload(reload::Reload),
+    Apply(apply::Apply),
+    Confirm(confirm::Confirm),
     Status(status::ShowStatus),
     Explain(explain::Explain),
     Simulate(simulate::Simulate),
@@ -102,6 +109,9 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
     let result = match command {
         Command::Run(command) => command.execute(&global),
         Command::Check(command) => command.execute(&global),
+        Command::Reload(command) => command.execute(&global),
+        Command::Apply(command) => command.execute(&global),
+        Command::Confirm(command) => command.execute(&global),
         Command::Status(command) => command.execute(&global),
         Command::Explain(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),

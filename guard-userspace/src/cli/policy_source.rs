@@ -1,12 +1,11 @@
 //! Where a policy comes from: a file, flags, or both.
 
-use std::fs;
 use std::path::{Path, PathBuf};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Result, bail};
 use clap::Args;
 
-use crate::config::{self, Checked, Flags};
+use crate::config::{Flags, Origin};
 
 const DEFAULT: &str = "/etc/guard/guard.toml";
 
@@ -33,28 +32,11 @@ pub(super) struct PolicySource {
     metrics: Option<String>,
 }
 
-/// A policy that was read and is right.
-pub(super) struct Source {
-    pub(super) checked: Checked,
-    pub(super) file: Option<PathBuf>,
-    /// The text of the file, for messages with its lines.
-    pub(super) text: String,
-}
-
 impl PolicySource {
-    pub(super) fn read(&self) -> Result<Source> {
-        let flags = self.flags();
-        let Some(file) = self.file()? else {
-            return Ok(Source { checked: config::from_flags(&flags)?, file: None, text: String::new() });
-        };
-        let mut source = read_file(&file)?;
-        source.checked = config::apply_flags(source.checked, &flags)?;
-        Ok(source)
-    }
-
-    /// Whether the interfaces are those of flags, not of a file.
-    pub(super) const fn names_interfaces(&self) -> bool {
-        !self.interface.is_empty()
+    /// # Errors
+    /// When neither a file nor flags say what to guard.
+    pub(super) fn origin(&self) -> Result<Origin> {
+        Ok(Origin { file: self.file()?, flags: self.flags() })
     }
 
     fn flags(&self) -> Flags {
@@ -83,14 +65,6 @@ impl PolicySource {
         }
         Ok(None)
     }
-}
-
-/// Reads and checks a policy file.
-pub(super) fn read_file(file: &Path) -> Result<Source> {
-    let text =
-        fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
-    let checked = config::parse(&text, &file.display().to_string())?;
-    Ok(Source { checked, file: Some(file.into()), text })
 }
 
 /// The default policy file.

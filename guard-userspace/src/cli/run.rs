@@ -1,15 +1,20 @@
 use std::io::IsTerminal;
 use std::process::ExitCode;
+use std::sync::OnceLock;
 
-use anyhow::{Context, Result, bail};
+use anyhow::Result;
 use clap::Args;
 use tracing::level_filters::LevelFilter;
 use tracing::warn;
+use tracing_subscriber::Registry;
+use tracing_subscriber::layer::SubscriberExt;
+use tracing_subscriber::reload::{self, Handle};
+use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Global;
-use super::policy_source::{PolicySource, Source};
+use super::policy_source::PolicySource;
 use crate::agent::{self, Settings};
-use crate::config::{self, Log, LogFormat, LogLevel};
+use crate::config::{Log, LogFormat, LogLevel};
 
 /// Run the agent in the foreground; logs go to stderr
 #[derive(Args, Debug)]
@@ -19,68 +24,67 @@ Examples:
   guard run --config ./guard.toml --monitor                       drop nothing, count what would be dropped
   guard run -i eth0 -p 8000 -a 10.0.0.0/8 -a fd00:1::/64          without a file
 
-SIGINT and SIGTERM end the agent; the kernel goes on to enforce the policy (on_exit = \"keep\") until `guard detach`.
+A change of the policy file makes the new policy live, and so do SIGHUP and `guard reload`; one with an error is refused. SIGINT and SIGTERM end the agent; the kernel goes on to enforce the policy (on_exit = \"keep\") until `guard detach`.
 Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.")]
 pub(super) struct Run {
     #[command(flatten)]
     source: PolicySource,
+    /// Do not reload when the policy file changes; `guard reload` and SIGHUP do
+    #[arg(long)]
+    no_watch: bool,
 }
 
 impl Run {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let source = self.source.read()?;
+        let origin = self.source.origin()?;
+        let source = origin.read()?;
         log_to_stderr(&source.checked.policy.log);
         for warning in &source.checked.warnings {
             warn!("{warning}");
         }
-        self.check_interfaces(&source)?;
         let settings = Settings {
-            policy: source.checked.policy,
-            file: source.file,
+            origin,
+            watch: !self.no_watch,
             pins: global.pins(),
             socket: global.socket.clone(),
+            log_level: set_log_level,
         };
-        let runtime = tokio::runtime::Builder::new_multi_thread()
-            .worker_threads(2)
-            .enable_all()
-            .build()
-            .context("cannot start the agent's threads")?;
-        runtime.block_on(agent::run(settings))?;
+        agent::run(settings, &source)?;
         Ok(ExitCode::SUCCESS)
-    }
-
-    /// Interfaces are of this host, so only `run` asks for them; a file's have a place in it, a flag's have their flag.
-    fn check_interfaces(&self, source: &Source) -> Result<()> {
-        for name in &source.checked.policy.attach.interfaces {
-            let Err(error) = agent::resolve_interfaces(name) else { continue };
-            match &source.file {
-                _ if self.source.names_interfaces() => bail!("--interface {name}: {error}"),
-                Some(file) => {
-                    let file = file.display().to_string();
-                    config::refuse_interface(&source.text, &file, name, &error.to_string())?;
-                }
-                None => return Err(error.into()),
-            }
-        }
-        Ok(())
     }
 }
 
-fn log_to_stderr(log: &Log) {
-    let level = match log.level {
+/// How much is logged at this moment.
+static LOG_LEVEL: OnceLock<Handle<LevelFilter, Registry>> = OnceLock::new();
+
+fn set_log_level(level: LogLevel) {
+    if let Some(handle) = LOG_LEVEL.get() {
+        // The subscriber lives as long as the process.
+        let _ = handle.reload(filter(level));
+    }
+}
+
+const fn filter(level: LogLevel) -> LevelFilter {
+    match level {
         LogLevel::Error => LevelFilter::ERROR,
         LogLevel::Warn => LevelFilter::WARN,
         LogLevel::Info => LevelFilter::INFO,
         LogLevel::Debug => LevelFilter::DEBUG,
         LogLevel::Trace => LevelFilter::TRACE,
-    };
-    let logger = tracing_subscriber::fmt()
+    }
+}
+
+fn log_to_stderr(log: &Log) {
+    let (level, handle) = reload::Layer::new(filter(log.level));
+    let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
         .with_writer(std::io::stderr)
-        .with_max_level(level)
         .with_target(false);
+    let registry = tracing_subscriber::registry().with(level);
     match log.format {
-        LogFormat::Text => logger.init(),
-        LogFormat::Json => logger.json().init(),
+        LogFormat::Text => registry.with(lines).init(),
+        LogFormat::Json => registry.with(lines.json()).init(),
     }
+    // A process logs to stderr once.
+    let _ = LOG_LEVEL.set(handle);
 }

@@ -38,7 +38,7 @@ pub(super) struct Simulate {
 
 impl Simulate {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let policy = self.source.read()?.checked.policy;
+        let policy = self.source.origin()?.read()?.checked.policy;
         let plan =
             plan::compile(&policy, &BTreeMap::new()).context("the policy does not fit into the tables")?;
         let capture = open(&self.capture)?;

@@ -7,7 +7,7 @@ use clap::Args;
 
 use super::Global;
 use super::output::{print, print_json, table};
-use crate::agent::Status;
+use crate::agent::{PolicyStatus, Status};
 use crate::control::{ClientError, path};
 
 /// Show what is guarded, how, and what was counted
@@ -27,8 +27,7 @@ pub(super) struct ShowStatus {
 
 impl ShowStatus {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build()?;
-        let status = match runtime.block_on(global.client().get::<Status>(path::STATUS)) {
+        let status = match global.client().get::<Status>(path::STATUS) {
             Ok(status) => status,
             Err(ClientError::NoAgent(_)) => Status::of_pins(&global.pins())?,
             Err(error) => return Err(error.into()),
@@ -46,6 +45,9 @@ impl ShowStatus {
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{}", agent_line(status));
         let _ = writeln!(text, "{}", policy_line(status));
+        for problem in &status.problems {
+            let _ = writeln!(text, "PROBLEM    {problem}");
+        }
         let _ = write!(text, "\ninterfaces\n{}", interfaces(status));
         if !status.services.is_empty() {
             let _ = write!(text, "\nservices\n{}", services(status));
@@ -76,8 +78,20 @@ fn agent_line(status: &Status) -> String {
 }
 
 fn policy_line(status: &Status) -> String {
-    let from = status.policy.file.as_deref().map(|file| format!(" from {file}")).unwrap_or_default();
-    format!("policy     generation {}{from}", status.policy.generation)
+    let PolicyStatus { file, generation, unconfirmed_for, reload_error, .. } = &status.policy;
+    let mut line = format!("policy     generation {generation}");
+    if let Some(file) = file {
+        line += &format!(" from {file}");
+    }
+    if let Some(left) = unconfirmed_for {
+        line += &format!(
+            "; NOT CONFIRMED: the one before comes back in {left:.0} s unless `guard confirm` comes first"
+        );
+    }
+    if let Some(error) = reload_error {
+        line += &format!("\n           THE LAST RELOAD WAS REFUSED, this policy stayed live:\n{error}");
+    }
+    line
 }
 
 fn interfaces(status: &Status) -> String {

@@ -15,6 +15,7 @@ mod flags;
 mod interface;
 mod json;
 mod keyword;
+mod origin;
 mod policy;
 mod prefix;
 mod read;
@@ -28,12 +29,13 @@ pub use diagnostic::{Diagnostic, Report, Severity};
 pub use flags::{Flags, apply_flags, from_flags};
 pub use interface::refuse_interface;
 pub use keyword::{AttachMode, BlockScope, LogFormat, LogLevel, OnExit, Protocol, ServiceMode};
+pub use origin::{Origin, Source};
 pub use policy::{
     Attach, Autoblock, DEFAULT_ROUTE, Limits, Log, Metrics, Policy, Prefix, Rate, Service, SourceGrouping,
     SourceLimits,
 };
 
-use findings::{Findings, Source};
+use findings::Findings;
 
 /// A policy without errors, and what is doubtful about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -47,7 +49,7 @@ pub struct Checked {
 /// # Errors
 /// With all that is wrong.
 pub fn parse(text: &str, file: &str) -> Result<Checked, Report> {
-    let mut findings = Findings::new(Source::file(file, text));
+    let mut findings = Findings::new(findings::Source::file(file, text));
     let written = read::read(&mut findings, text);
     if let Some(written) = &written {
         check::check(&mut findings, written);

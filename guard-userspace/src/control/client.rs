@@ -2,17 +2,18 @@ use std::io::ErrorKind;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
-use http_body_util::{BodyExt, Empty};
+use http_body_util::{BodyExt, Full};
 use hyper::body::Bytes;
 use hyper::{Method, Request, StatusCode, header};
 use hyper_util::rt::TokioIo;
-use serde::Deserialize;
 use serde::de::DeserializeOwned;
+use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
+use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 /// How long an answer may take.
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A client of the agent.
 #[derive(Clone, Debug)]
@@ -29,6 +30,12 @@ pub enum ClientError {
     Permission(PathBuf),
     #[error("the agent at {socket} does not answer as expected: {reason}")]
     Protocol { socket: PathBuf, reason: String },
+    /// What the command is about is not there.
+    #[error("{0}")]
+    NotFound(String),
+    /// The policy is not right: a report, with its places.
+    #[error("{0}")]
+    BadPolicy(String),
     /// The agent said why it did not do it.
     #[error("{0}")]
     Refused(String),
@@ -50,30 +57,41 @@ impl Client {
 
     /// # Errors
     /// When no agent runs, the caller may not talk to it, or it refuses.
-    pub async fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::GET, path).await
+    pub fn get<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
+        self.call(Method::GET, path, Bytes::new())
     }
 
     /// # Errors
     /// When no agent runs, the caller may not talk to it, or it refuses.
-    pub async fn post<T: DeserializeOwned>(&self, path: &str) -> Result<T, ClientError> {
-        self.call(Method::POST, path).await
+    pub fn post<T: DeserializeOwned>(&self, path: &str, body: &impl Serialize) -> Result<T, ClientError> {
+        let body = serde_json::to_vec(body).map_err(|error| self.protocol(error))?;
+        self.call(Method::POST, path, body.into())
     }
 
-    async fn call<T: DeserializeOwned>(&self, method: Method, path: &str) -> Result<T, ClientError> {
-        let answer = timeout(PATIENCE, self.exchange(method, path)).await;
-        let (status, body) = answer.map_err(|_| self.protocol("no answer in 30 s"))??;
+    /// A command asks once and then ends, so it waits for its answer here.
+    fn call<T: DeserializeOwned>(&self, method: Method, path: &str, body: Bytes) -> Result<T, ClientError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| self.protocol(error))?;
+        let answer = runtime.block_on(async { timeout(PATIENCE, self.exchange(method, path, body)).await });
+        let (status, body) = answer.map_err(|_| self.protocol(format!("no answer in {PATIENCE:?}")))??;
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }
-        match serde_json::from_slice::<Refusal>(&body) {
-            Ok(refusal) => Err(ClientError::Refused(refusal.error)),
-            Err(_) => Err(self.protocol(status)),
-        }
+        let Ok(Refusal { error }) = serde_json::from_slice(&body) else { return Err(self.protocol(status)) };
+        Err(match status {
+            StatusCode::NOT_FOUND => ClientError::NotFound(error),
+            StatusCode::UNPROCESSABLE_ENTITY => ClientError::BadPolicy(error),
+            _ => ClientError::Refused(error),
+        })
     }
 
     #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are open-ended")]
-    async fn exchange(&self, method: Method, path: &str) -> Result<(StatusCode, Bytes), ClientError> {
+    async fn exchange(
+        &self,
+        method: Method,
+        path: &str,
+        body: Bytes,
+    ) -> Result<(StatusCode, Bytes), ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoAgent(self.socket.clone()),
             ErrorKind::PermissionDenied => ClientError::Permission(self.socket.clone()),
@@ -86,7 +104,8 @@ impl Client {
             .method(method)
             .uri(path)
             .header(header::HOST, "guard")
-            .body(Empty::<Bytes>::new())
+            .header(header::CONTENT_TYPE, "application/json")
+            .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
         let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
         let status = response.status();

@@ -99,6 +99,15 @@ impl Datapath {
         Err(Error::Attach { interface: interface.into(), reason: refused.join("; ") })
     }
 
+    /// The kernel's numbers of the programs that are loaded.
+    pub(super) fn program_ids(&self) -> Vec<u32> {
+        let id = |name: &&str| {
+            let program: &Xdp = self.ebpf.program(name)?.try_into().ok()?;
+            Some(program.info().ok()?.id())
+        };
+        self.programs().iter().filter_map(id).collect()
+    }
+
     /// The programs to try, the better one first.
     fn programs(&self) -> &'static [&'static str] {
         if self.multi_buffer { &[MULTI_BUFFER, SINGLE_BUFFER] } else { &[SINGLE_BUFFER] }
@@ -116,7 +125,10 @@ impl Datapath {
     /// Pins the link, or keeps it for as long as this process lives.
     fn keep(&mut self, index: u32, mode: Mode, link: FdLink) -> Result<(), Error> {
         match &self.pins {
-            Some(pins) => link.pin(pins.link(index, mode)).map(drop).map_err(Error::from),
+            Some(pins) => {
+                link.pin(pins.link(index, mode))?;
+                self.hold(index, mode)
+            }
             None => {
                 self.unpinned.push(link);
                 Ok(())
@@ -136,6 +148,7 @@ impl Datapath {
             let link = open_link(&path)?;
             match replace(self.load_program(program)?, link) {
                 Ok(()) => {
+                    self.hold(index, mode)?;
                     let why = (!refused.is_empty()).then(|| refused.join("; "));
                     let multi_buffer = *program == MULTI_BUFFER;
                     let interface = interface.into();

@@ -1,4 +1,4 @@
-//! The calls of bpf(2) that aya does not have: updates in one batch, and cutting a link that others hold too.
+//! The calls of bpf(2) that aya does not have: updates in one batch, where a link leads, and cutting one that others hold too.
 //!
 //! The layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
@@ -10,7 +10,9 @@ use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
 
 const UPDATE: libc::c_int = 2;
+const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_GET: libc::c_int = 7;
+const OBJECT_GET_INFO: libc::c_int = 15;
 const UPDATE_BATCH: libc::c_int = 26;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -113,6 +115,63 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let descriptor = call(OBJECT_GET, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Pins a map or a link at `path`.
+pub(super) fn pin(object: BorrowedFd<'_>, path: &Path) -> io::Result<()> {
+    let path = CString::new(path.as_os_str().as_bytes())?;
+    let mut attributes = PinAttributes {
+        path: path.as_ptr() as u64,
+        descriptor: object.as_raw_fd().cast_unsigned(),
+        flags: 0,
+    };
+    call(OBJECT_PIN, &mut attributes).map(drop)
+}
+
+/// The part of `union bpf_attr` for pins.
+#[repr(C)]
+struct PinAttributes {
+    path: u64,
+    descriptor: u32,
+    flags: u32,
+}
+
+/// What a link of XDP does.
+pub(super) struct XdpLinkInfo {
+    pub(super) program: u32,
+    /// The interface; 0 once the link is cut.
+    pub(super) interface: u32,
+}
+
+/// The beginning of `struct bpf_link_info`, for a link of XDP.
+#[repr(C)]
+#[derive(Default)]
+struct LinkInfo {
+    kind: u32,
+    id: u32,
+    program: u32,
+    padding: u32,
+    interface: u32,
+    rest: [u32; 11],
+}
+
+/// The part of `union bpf_attr` for information.
+#[repr(C)]
+struct InfoAttributes {
+    descriptor: u32,
+    length: u32,
+    info: u64,
+}
+
+pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
+    let mut info = LinkInfo::default();
+    let mut attributes = InfoAttributes {
+        descriptor: link.as_raw_fd().cast_unsigned(),
+        length: size_of::<LinkInfo>() as u32,
+        info: std::ptr::from_mut(&mut info) as u64,
+    };
+    call(OBJECT_GET_INFO, &mut attributes)?;
+    Ok(XdpLinkInfo { program: info.program, interface: info.interface })
 }
 
 /// Cuts a link off its interface, whoever else holds it.

@@ -10,7 +10,8 @@ use guard_common::abi::{Counter, ServiceId};
 use super::{Error, Maps};
 
 impl Maps {
-    /// The counters of all verdicts that a packet for one of `services`, or for none, can get; summed over the CPUs.
+    /// The counters of all verdicts that a packet for one of `services`, or for none, can get; summed over the CPUs and
+    /// the sets of maps before this one.
     ///
     /// # Errors
     /// When the map cannot be read.
@@ -20,7 +21,7 @@ impl Maps {
         for verdict in
             [ServiceId::NONE].iter().chain(services).flat_map(|service| Verdict::possible(*service))
         {
-            let mut sum = Counter::default();
+            let mut sum = self.carried(verdict)?;
             for counter in counters.get(&verdict.counter(), 0)?.iter() {
                 sum.packets += counter.packets;
                 sum.bytes += counter.bytes;
@@ -50,6 +51,10 @@ impl Maps {
             let zeros = PerCpuValues::try_from(vec![Counter::default(); cpus]);
             let zeros = zeros.map_err(|source| Error::Table { table: "COUNTERS", source })?;
             counters.set(verdict.counter(), zeros, 0)?;
+        }
+        let mut carried = self.array_mut::<Counter>("CARRIED")?;
+        for verdict in Verdict::possible(service) {
+            carried.set(verdict.counter(), Counter::default(), 0)?;
         }
         Ok(())
     }

@@ -25,10 +25,15 @@ pub enum Error {
     #[error("{action} {path}: {source}")]
     File { action: &'static str, path: PathBuf, source: io::Error },
     #[error(
-        "the pinned map {path} does not have the shape of this build of guard ({difference}): run `guard detach` to start anew; \
-         blocks that are only in the kernel are lost"
+        "the pin {0} is missing: run `guard run`, which makes it anew from the others, or `guard detach`"
     )]
-    PinnedShape { path: PathBuf, difference: String },
+    MissingPin(PathBuf),
+    #[error(
+        "the guard at {path} is of another version (its maps have layout {found}, this build's {}): restart the agent with this build, \
+         which takes it over",
+        guard_common::abi::VERSION
+    )]
+    OtherVersion { path: PathBuf, found: u32 },
     #[error("the kernel does not load the program of guard: {0}")]
     Load(String),
     #[error("guard is not in the kernel: nothing is pinned at {path}; `guard run` starts it")]

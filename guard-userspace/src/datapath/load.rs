@@ -1,6 +1,7 @@
 //! Loading the object, or taking over what is pinned.
 
 use std::borrow::Cow;
+use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::os::fd::{AsRawFd, RawFd};
 
@@ -8,9 +9,12 @@ use aya::maps::{MapData, MapInfo};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfLoader};
+use guard_common::abi;
 
 use super::maps::{Maps, NAMES};
-use super::pins::Pins;
+use super::pins::{MapSet, Pins};
+use super::repair::HeldLink;
+use super::succession::{self, Succession};
 use super::{Error, host, stack};
 
 /// The compiled program, aligned as an ELF file must be.
@@ -56,30 +60,43 @@ pub struct Options {
 /// The program and its maps, loaded.
 pub struct Datapath {
     pub(super) ebpf: Ebpf,
-    maps: Maps,
+    pub(super) maps: Maps,
     pub(super) pins: Option<Pins>,
+    /// Where the maps are pinned.
+    pub(super) set: Option<MapSet>,
+    /// Whether that set has all that it needs, so that the next start may use it.
+    pub(super) complete: bool,
+    pub(super) succession: Option<Succession>,
     /// Which of the two programs this kernel takes.
     pub(super) multi_buffer: bool,
+    /// The pinned links, by the index of their interface.
+    pub(super) links: BTreeMap<u32, HeldLink>,
     /// Links that end with this process.
     pub(super) unpinned: Vec<FdLink>,
 }
 
 impl Datapath {
-    /// Loads the program into the kernel; what is pinned is taken over.
+    /// Loads the program into the kernel. Pinned maps of this build's shape are taken over; from others a new set is filled, see
+    /// [`complete`](Self::complete) and [`retire`](Self::retire).
     ///
     /// # Errors
-    /// When the kernel or the privileges do not suffice, when pinned maps have another shape, or when the kernel refuses the program.
+    /// When the kernel or the privileges do not suffice, or when the kernel refuses the program.
     pub fn open(options: &Options) -> Result<Self, Error> {
         host::check()?;
-        if let Some(pins) = &options.pins {
-            pins.prepare()?;
-            check_shapes(pins, &options.capacities)?;
-        }
+        let choice = options.pins.as_ref().map(|pins| choose_set(pins, &options.capacities)).transpose()?;
         let multi_buffer = host::takes_multi_buffer();
-        let mut ebpf = load_object(options)?;
-        let maps = Maps::take(&mut ebpf)?;
+        let mut ebpf = load_object(options, choice.as_ref().map(|choice| &choice.set))?;
+        let mut maps = Maps::take(&mut ebpf)?;
+        let (set, complete, predecessor) = match choice {
+            Some(Choice { set, complete, predecessor }) => (Some(set), complete, predecessor),
+            None => (None, true, None),
+        };
+        let succeed = |(old, why): (MapSet, String)| succession::succeed(&old, why, &mut maps);
+        let succession = predecessor.map(succeed).transpose()?;
+        let pins = options.pins.clone();
+        let (links, unpinned) = (BTreeMap::new(), Vec::new());
         let mut datapath =
-            Self { ebpf, maps, pins: options.pins.clone(), multi_buffer, unpinned: Vec::new() };
+            Self { ebpf, maps, pins, set, complete, succession, multi_buffer, links, unpinned };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
         Ok(datapath)
     }
@@ -133,15 +150,15 @@ impl AsRawFd for KernelLog {
     }
 }
 
-fn load_object(options: &Options) -> Result<Ebpf, Error> {
+fn load_object(options: &Options, set: Option<&MapSet>) -> Result<Ebpf, Error> {
     let capacities = sizes(&options.capacities);
     let mut loader = EbpfLoader::new();
     for (name, size) in &capacities {
         loader.map_max_entries(name, *size);
     }
-    if let Some(pins) = &options.pins {
+    if let Some(set) = set {
         for name in NAMES {
-            loader.map_pin_path(name, Cow::Owned(pins.map(name)));
+            loader.map_pin_path(name, Cow::Owned(set.map(name)));
         }
     }
     // 0 is silence; what is never asked for the verifier removes.
@@ -178,24 +195,51 @@ fn parse_object() -> Result<aya_obj::Object, Error> {
     aya_obj::Object::parse(&OBJECT.0).map_err(|error| Error::Load(causes(&error)))
 }
 
-/// aya opens a pinned map without a look at it: a map of another shape would be read wrongly.
-fn check_shapes(pins: &Pins, capacities: &Capacities) -> Result<(), Error> {
+/// The set of pinned maps to use.
+struct Choice {
+    set: MapSet,
+    complete: bool,
+    /// The set in use until now, and why it cannot be used any longer.
+    predecessor: Option<(MapSet, String)>,
+}
+
+fn choose_set(pins: &Pins, capacities: &Capacities) -> Result<Choice, Error> {
+    pins.prepare()?;
+    let predecessor = match pins.current_set()? {
+        None => None,
+        Some(set) => match misfit(&set, capacities)? {
+            None => return Ok(Choice { set, complete: true, predecessor: None }),
+            Some(why) => Some((set, why)),
+        },
+    };
+    Ok(Choice { set: pins.begin_set()?, complete: false, predecessor })
+}
+
+/// Why a set cannot be used by this build. aya opens a pinned map without a look at it: a map of another shape would be read wrongly.
+fn misfit(set: &MapSet, capacities: &Capacities) -> Result<Option<String>, Error> {
+    if set.version() != abi::VERSION {
+        return Ok(Some(format!(
+            "its layout is version {}, and this build's {}",
+            set.version(),
+            abi::VERSION
+        )));
+    }
     let object = parse_object()?;
     let sizes = sizes(capacities);
     for name in NAMES {
-        let path = pins.map(name);
+        let path = set.map(name);
         if !path.exists() {
-            continue;
+            return Ok(Some(format!("{name} is missing")));
         }
         let expected = object.maps.get(name).ok_or(Error::NoMap(name))?;
         let found = MapData::from_pin(&path)?.info()?;
         let max_entries =
             sizes.iter().find(|(sized, _)| *sized == name).map_or(expected.max_entries(), |(_, size)| *size);
         if let Some(difference) = difference(&found, expected, max_entries)? {
-            return Err(Error::PinnedShape { path, difference });
+            return Ok(Some(format!("{name} has {difference}")));
         }
     }
-    Ok(())
+    Ok(None)
 }
 
 fn difference(found: &MapInfo, expected: &aya_obj::Map, max_entries: u32) -> Result<Option<String>, Error> {

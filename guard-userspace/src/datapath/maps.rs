@@ -6,12 +6,13 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Ebpf;
 use aya::maps::{Array, Map, MapData};
+use guard_common::abi;
 
 use super::Error;
-use super::pins::Pins;
+use super::pins::{MapSet, Pins};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 14] = [
+pub(super) const NAMES: [&str; 15] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -26,6 +27,7 @@ pub(super) const NAMES: [&str; 14] = [
     "METERS",
     "CONNECTIONS",
     "COUNTERS",
+    "CARRIED",
 ];
 
 /// The maps of a guard in the kernel. What it says and does needs no agent.
@@ -43,16 +45,24 @@ impl Maps {
     /// The pinned maps of a guard that was started before.
     ///
     /// # Errors
-    /// When nothing is pinned there, or it cannot be opened.
+    /// When nothing is pinned there, when it is of another version, or cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
-        let open = |name| {
-            let path = pins.map(name);
-            if !path.exists() {
-                return Err(Error::NotRunning { path: pins.root().into() });
-            }
-            Ok((name, Map::from_map_data(MapData::from_pin(path)?)?))
-        };
-        Ok(Self { by_name: NAMES.into_iter().map(open).collect::<Result<_, Error>>()? })
+        let set = pins.current_set()?.ok_or_else(|| Error::NotRunning { path: pins.root().into() })?;
+        if set.version() != abi::VERSION {
+            return Err(Error::OtherVersion { path: pins.root().into(), found: set.version() });
+        }
+        let maps = Self::open_set(&set)?;
+        match NAMES.iter().find(|name| !maps.by_name.contains_key(**name)) {
+            Some(missing) => Err(Error::MissingPin(set.map(missing))),
+            None => Ok(maps),
+        }
+    }
+
+    /// Those of our maps that a set has.
+    pub(super) fn open_set(set: &MapSet) -> Result<Self, Error> {
+        let present = NAMES.into_iter().map(|name| (name, set.map(name))).filter(|(_, path)| path.exists());
+        let open = |(name, path)| Ok((name, Map::from_map_data(MapData::from_pin(path)?)?));
+        Ok(Self { by_name: present.map(open).collect::<Result<_, Error>>()? })
     }
 
     pub(super) fn get(&self, name: &'static str) -> Result<&Map, Error> {
@@ -98,7 +108,12 @@ impl Maps {
     #[expect(clippy::wildcard_enum_match_arm, reason = "aya's kinds of maps are open-ended")]
     fn data(&self, name: &'static str) -> Result<&MapData, Error> {
         match self.get(name)? {
-            Map::Array(data) | Map::HashMap(data) | Map::LruHashMap(data) | Map::LpmTrie(data) => Ok(data),
+            Map::Array(data)
+            | Map::ArrayOfMaps(data)
+            | Map::HashMap(data)
+            | Map::LpmTrie(data)
+            | Map::LruHashMap(data)
+            | Map::PerCpuArray(data) => Ok(data),
             _ => Err(Error::NoMap(name)),
         }
     }

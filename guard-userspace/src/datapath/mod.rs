@@ -24,9 +24,12 @@ mod maps;
 pub mod pins;
 pub mod probe;
 pub mod publish;
+mod repair;
 mod stack;
+mod succession;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;
 pub use load::{Capacities, Datapath, KernelLog, Options};
 pub use maps::Maps;
+pub use succession::Succession;

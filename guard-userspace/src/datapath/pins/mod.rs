@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! /sys/fs/bpf/guard/            GUARD_PIN_PATH
-//!   abi-1/EPOCH, BLOCKS, …      the maps, by the version of their layout
+//!   abi-1-1/EPOCH, BLOCKS, …    a set of maps: the version of their layout, and a number, see [`MapSet`]
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
 //! ```
 
@@ -11,11 +11,14 @@ use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
-use guard_common::abi;
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Error, Mode, bpf};
+
+mod sets;
+
+pub use sets::MapSet;
 
 const BPFFS: &str = "/sys/fs/bpf";
 
@@ -39,14 +42,6 @@ impl Pins {
         self.root.exists()
     }
 
-    pub(super) fn map(&self, name: &str) -> PathBuf {
-        self.maps().join(name)
-    }
-
-    fn maps(&self) -> PathBuf {
-        self.root.join(format!("abi-{}", abi::VERSION))
-    }
-
     pub(super) fn link(&self, index: u32, mode: Mode) -> PathBuf {
         self.links().join(format!("{index}-{}", mode.name()))
     }
@@ -61,14 +56,12 @@ impl Pins {
         if !is_bpffs(existing) {
             self.mount()?;
         }
-        for directory in [self.maps(), self.links()] {
-            fs::create_dir_all(&directory).map_err(|source| Error::File {
-                action: "cannot create",
-                path: directory,
-                source,
-            })?;
-        }
-        Ok(())
+        let links = self.links();
+        fs::create_dir_all(&links).map_err(|source| Error::File {
+            action: "cannot create",
+            path: links,
+            source,
+        })
     }
 
     /// Many machines boot without a BPF file system; one that is mounted here lives until the next boot.
@@ -109,6 +102,17 @@ impl Pins {
         Ok(links)
     }
 
+    /// Cuts and removes the links of some interfaces, by their index. Returns the indices.
+    pub(super) fn remove_links(&self, of: impl Fn(u32) -> bool) -> Result<Vec<u32>, Error> {
+        let mut links = self.pinned_links()?;
+        links.retain(|(index, ..)| of(*index));
+        for (_, _, path) in &links {
+            cut(path)?;
+            remove(path, |path| fs::remove_file(path))?;
+        }
+        Ok(links.into_iter().map(|(index, ..)| index).collect())
+    }
+
     /// Takes guard out of the kernel: every link is cut, every pin removed, also those of other builds and those of a
     /// start that was cut short. Returns how many links there were.
     ///
@@ -130,6 +134,14 @@ impl Pins {
         }
         result
     }
+}
+
+fn create(directory: PathBuf) -> Result<(), Error> {
+    fs::create_dir_all(&directory).map_err(|source| Error::File {
+        action: "cannot create",
+        path: directory,
+        source,
+    })
 }
 
 fn cut(pin: &Path) -> Result<(), Error> {

@@ -1,0 +1,64 @@
+//! Holding what the agent believes against what is: repaired where it can be, reported where it cannot.
+
+use std::sync::atomic::Ordering;
+
+use tracing::warn;
+
+use super::{Engine, lock};
+use crate::agent::status::InterfaceStatus;
+
+/// Seconds. Loading a million blocks takes less.
+const LONGEST_SILENCE: u64 = 30;
+
+/// What the last look has found.
+#[derive(Clone, Debug, Default)]
+pub struct Health {
+    /// What is not as it should be, a sentence each; empty is healthy.
+    pub problems: Vec<String>,
+    pub(super) interfaces: Vec<InterfaceStatus>,
+}
+
+impl Engine {
+    /// Looks at maps, links and the policy, repairs what it can, and notes the rest.
+    pub fn look_after(&self) {
+        let mut problems = Vec::new();
+        if let Err(error) = self.notice_return() {
+            problems.push(format!("the maps cannot be read: {error:#}"));
+        }
+        let policy = self.policies().live().clone();
+        let mut kernel = self.kernel();
+        if self.detached.load(Ordering::SeqCst) {
+            return;
+        }
+        match kernel.datapath.repair_pins() {
+            Ok(0) => {}
+            Ok(repaired) => warn!("{repaired} pins were gone, and are there again"),
+            Err(error) => problems.push(error.to_string()),
+        }
+        let keep = self.policies().kept_interfaces();
+        kernel.attach_also(&policy, &keep);
+        problems.extend(kernel.attached.problems());
+        let interfaces = kernel.attached.status();
+        drop(kernel);
+        *lock(&self.health) = Health { problems, interfaces };
+    }
+
+    pub fn health(&self) -> Health {
+        lock(&self.health).clone()
+    }
+
+    /// The housekeeping has come round again.
+    pub fn beat(&self) {
+        self.beats.store(self.started.elapsed().as_secs(), Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// When the housekeeping is stuck, with for how long.
+    pub fn pulse(&self) -> Result<(), String> {
+        let silent = self.started.elapsed().as_secs().saturating_sub(self.beats.load(Ordering::Relaxed));
+        if silent > LONGEST_SILENCE {
+            return Err(format!("the agent has not looked after the kernel for {silent} s"));
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,191 @@
+//! The agent's hold on the kernel: the program, its maps and links, the policy, and what is known of all of them.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`policy`] | makes a policy live, and takes one back |
+//! | [`attach`] | keeps the program on the interfaces that the policy names |
+//! | [`health`] | holds what is believed against what is |
+//!
+//! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
+//! second time for that, and a scrape does not wait for a million blocks.
+
+mod attach;
+mod health;
+mod policy;
+
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::time::Instant;
+
+use anyhow::{Context, Result, anyhow};
+use tokio::sync::watch;
+use tracing::{info, warn};
+
+use super::{ExplainQuery, Settings, explain, status};
+use crate::config::{LogLevel, OnExit, Source};
+use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
+use crate::explain::Explanation;
+
+use attach::Attached;
+pub use health::Health;
+use policy::Policies;
+pub use policy::{Applied, ApplyError};
+
+pub struct Engine {
+    settings: Settings,
+    kernel: Mutex<Kernel>,
+    /// The maps of the kernel once more, for reading.
+    maps: Maps,
+    /// Never held while something waits; taken after `kernel` where both are.
+    policies: Mutex<Policies>,
+    health: Mutex<Health>,
+    started: Instant,
+    /// When the housekeeping came round last, in seconds after the start.
+    beats: AtomicU64,
+    stop: watch::Sender<bool>,
+    detached: AtomicBool,
+}
+
+/// What only one may change at a time.
+struct Kernel {
+    datapath: Datapath,
+    attached: Attached,
+}
+
+impl Engine {
+    /// Loads the program or takes over the one that runs, makes the policy live, then puts the program on the interfaces.
+    ///
+    /// # Errors
+    /// With what is wrong. What was in the kernel before goes on; if there was nothing, nothing stays.
+    pub fn start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
+        let pins = settings.pins.clone();
+        let was_there = pins.exist();
+        Self::try_start(settings, source, stop).inspect_err(|_| {
+            if !was_there && let Err(error) = pins.remove_all() {
+                warn!("what was begun could not be taken back: {error}; `guard detach` removes it");
+            }
+        })
+    }
+
+    fn try_start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
+        let policy = &source.checked.policy;
+        let mut datapath = Datapath::open(&Options {
+            capacities: Capacities::default(),
+            pins: Some(settings.pins.clone()),
+            log_drops: policy.log.level == LogLevel::Debug,
+            fixed_time: None,
+        })?;
+        datapath.succession().inspect(|succession| announce(succession));
+        let generation = policy::publish(&mut datapath, policy, None)?;
+        datapath.complete()?;
+        let mut kernel = Kernel { datapath, attached: Attached::default() };
+        kernel.attach_all(policy);
+        kernel.attached.require_one()?;
+        kernel.datapath.retire()?;
+        let maps = Maps::open(&settings.pins).context("the maps that were just pinned cannot be opened")?;
+        let engine = Self {
+            kernel: Mutex::new(kernel),
+            maps,
+            policies: Mutex::new(Policies::begin(source, generation)),
+            health: Mutex::default(),
+            settings,
+            started: Instant::now(),
+            beats: AtomicU64::new(0),
+            stop,
+            detached: AtomicBool::new(false),
+        };
+        engine.look_after();
+        Ok(engine)
+    }
+
+    /// What guard is and has counted.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn status(&self) -> Result<status::Status> {
+        let mut status = status::of_maps(&self.maps)?;
+        status.pid = Some(std::process::id());
+        status.uptime_seconds = Some(self.started.elapsed().as_secs());
+        let policies = self.policies();
+        status.policy = policies.status(&self.maps)?;
+        status.services = policies.live().services.iter().map(status::of_service).collect();
+        drop(policies);
+        let health = lock(&self.health);
+        status.interfaces = health.interfaces.clone();
+        status.problems = health.problems.clone();
+        Ok(status)
+    }
+
+    /// What a packet would get now, and why.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub fn explain(&self, query: &ExplainQuery) -> Result<Vec<Explanation>> {
+        Ok(explain(&self.maps, query)?)
+    }
+
+    /// Takes guard out of the kernel and ends the agent. Returns how many interfaces it was on.
+    ///
+    /// # Errors
+    /// When something stays in the kernel.
+    pub fn detach(&self) -> Result<usize> {
+        let mut kernel = self.kernel();
+        let interfaces = self.settings.pins.remove_all()?;
+        kernel.attached = Attached::default();
+        self.detached.store(true, Ordering::SeqCst);
+        self.stop();
+        Ok(interfaces)
+    }
+
+    /// Ends the agent.
+    pub fn stop(&self) {
+        self.stop.send_replace(true);
+    }
+
+    /// The end: what stays in the kernel is what the policy says.
+    ///
+    /// # Errors
+    /// When guard was to leave the kernel and could not.
+    pub fn finish(&self) -> Result<()> {
+        let _kernel = self.kernel();
+        if self.detached.load(Ordering::SeqCst) {
+            info!("guard has left the kernel");
+            return Ok(());
+        }
+        match self.policies().live().attach.on_exit {
+            OnExit::Keep => {
+                info!(
+                    "the agent ends; the kernel goes on to enforce the policy (on_exit = \"keep\"); `guard detach` ends that"
+                );
+            }
+            OnExit::Detach => {
+                self.settings
+                    .pins
+                    .remove_all()
+                    .map_err(|error| anyhow!("guard could not leave the kernel: {error}"))?;
+                info!("guard has left the kernel (on_exit = \"detach\")");
+            }
+        }
+        Ok(())
+    }
+
+    fn kernel(&self) -> MutexGuard<'_, Kernel> {
+        lock(&self.kernel)
+    }
+
+    fn policies(&self) -> MutexGuard<'_, Policies> {
+        lock(&self.policies)
+    }
+}
+
+/// A panic of another task leaves the maps as the kernel has them, so what is behind the lock is good all the same.
+fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
+    mutex.lock().unwrap_or_else(PoisonError::into_inner)
+}
+
+fn announce(succession: &Succession) {
+    let Succession { from, why, blocks, sources } = succession;
+    info!(
+        "the maps are made anew, since {why}; taken over from {from}: {blocks} blocks, limiter state of {sources} sources"
+    );
+}
