@@ -8,6 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
 use guard_common::{Action, Reason, Verdict};
+use guard_userspace::control::Client;
 use guard_userspace::datapath::Maps;
 use guard_userspace::datapath::pins::Pins;
 use nix::sys::signal::Signal;
@@ -26,6 +27,7 @@ pub struct Guard<'a> {
     host: &'a Host,
     directory: TempDir,
     agent: Option<Running>,
+    watch: bool,
 }
 
 /// Packets by service, verdict and reason.
@@ -42,6 +44,17 @@ impl<'a> Guard<'a> {
         Ok(guard)
     }
 
+    /// Starts guard so that a change of its policy file is a reload, or not.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it said.
+    pub fn start_watching(host: &'a Host, policy: &str, watch: bool) -> Result<Self> {
+        let mut guard = Self::install(host, policy)?;
+        guard.watch = watch;
+        guard.run()?;
+        Ok(guard)
+    }
+
     /// Puts the policy in its place, and starts nothing.
     ///
     /// # Errors
@@ -50,7 +63,7 @@ impl<'a> Guard<'a> {
         let directory =
             tempfile::Builder::new().prefix(&stale::prefix()).tempdir().context("no directory for guard")?;
         fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
-        Ok(Self { host, directory, agent: None })
+        Ok(Self { host, directory, agent: None, watch: true })
     }
 
     /// Starts the agent and waits until it is ready.
@@ -60,6 +73,7 @@ impl<'a> Guard<'a> {
     pub fn run(&mut self) -> Result<()> {
         let log = File::create(self.log_file()).context("cannot write the log")?;
         let mut command = self.command(&["run", "--config", &self.policy_file().display().to_string()])?;
+        command.args((!self.watch).then_some("--no-watch"));
         let agent = self.host.start(command.stdin(Stdio::null()).stderr(log))?;
         let agent = self.agent.insert(agent);
         let mut ended = None;
@@ -147,6 +161,20 @@ impl<'a> Guard<'a> {
         let status = agent.end_by(signal, PATIENCE)?;
         ensure!(status.success(), "guard ended with {status}: {}", self.log());
         Ok(())
+    }
+
+    /// Ends the agent at once, as a crash would.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn kill(&mut self) -> Result<()> {
+        let Some(mut agent) = self.agent.take() else { bail!("guard does not run") };
+        agent.end_by(Signal::SIGKILL, PATIENCE).map(drop)
+    }
+
+    /// A client of the control socket.
+    pub fn client(&self) -> Client {
+        Client::new(self.directory.path().join("guard.sock"))
     }
 
     pub fn log(&self) -> String {

@@ -6,8 +6,10 @@
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
 //! | [`kernel`] | the program in the kernel, one frame at a time |
+//! | [`large`] | policies and blocks of the size that guard is made for |
 //! | [`listener`] | what arrives, counted |
 //! | [`net`] | test networks |
+//! | [`pause_free`] | traffic that goes on while something is done to guard |
 //! | [`raw`] | frames onto a wire |
 //! | [`scene`] | the network that most tests use |
 //! | [`stale`] | what tests that died have left |
@@ -20,6 +22,7 @@ pub mod kernel;
 pub mod large;
 pub mod listener;
 pub mod net;
+pub mod pause_free;
 pub mod raw;
 pub mod scene;
 pub mod stale;

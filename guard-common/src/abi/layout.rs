@@ -4,8 +4,8 @@ use super::*;
 use core::mem::{align_of, offset_of, size_of};
 
 #[test]
-fn layouts_are_those_of_version_1() {
-    assert_eq!(VERSION, 1);
+fn layouts_are_those_of_version_2() {
+    assert_eq!(VERSION, 2);
     let sizes = [
         ("Policy", size_of::<Policy>(), 16),
         ("Service", size_of::<Service>(), 24),

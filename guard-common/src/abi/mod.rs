@@ -15,7 +15,7 @@ pub use policy::{Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, Ser
 pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 1;
+pub const VERSION: u32 = 2;
 
 #[cfg(test)]
 mod layout;
