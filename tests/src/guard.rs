@@ -97,7 +97,7 @@ impl<'a> Guard<'a> {
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
         let mut command = self.host.command(&binary()?.display().to_string());
         command.args(arguments).env("GUARD_PIN_PATH", self.pins());
-        command.env("GUARD_SOCKET", self.directory.path().join("guard.sock"));
+        command.env("GUARD_SOCKET", self.socket());
         command.env("GUARD_STATE", self.directory.path().join("guard.db"));
         Ok(command)
     }
@@ -174,7 +174,19 @@ impl<'a> Guard<'a> {
 
     /// A client of the control socket.
     pub fn client(&self) -> Client {
-        Client::new(self.directory.path().join("guard.sock"))
+        Client::new(self.socket())
+    }
+
+    pub fn socket(&self) -> PathBuf {
+        self.directory.path().join("guard.sock")
+    }
+
+    /// The process of the agent.
+    ///
+    /// # Errors
+    /// When it does not run.
+    pub fn pid(&self) -> Result<u32> {
+        self.agent.as_ref().map(Running::id).context("guard does not run")
     }
 
     pub fn log(&self) -> String {

@@ -36,6 +36,10 @@ pub enum Error {
     OtherVersion { path: PathBuf, found: u32 },
     #[error("the kernel does not load the program of guard: {0}")]
     Load(String),
+    #[error(
+        "another guard runs with the pins at {0}: stop it first, or give this one a path of its own with GUARD_PIN_PATH"
+    )]
+    PinsInUse(PathBuf),
     #[error("guard is not in the kernel: nothing is pinned at {path}; `guard run` starts it")]
     NotRunning { path: PathBuf },
     #[error("there is no map {0} in the program of guard: the build is broken")]

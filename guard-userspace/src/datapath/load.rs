@@ -3,6 +3,7 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
+use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{MapData, MapInfo};
@@ -10,6 +11,7 @@ use aya::programs::links::FdLink;
 use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfLoader};
 use guard_common::abi;
+use nix::fcntl::Flock;
 
 use super::maps::{Maps, NAMES};
 use super::pins::{MapSet, Pins};
@@ -62,6 +64,8 @@ pub struct Datapath {
     pub(super) ebpf: Ebpf,
     pub(super) maps: Maps,
     pub(super) pins: Option<Pins>,
+    /// Held as long as the pins are this process' to change.
+    _lock: Option<Flock<File>>,
     /// Where the maps are pinned.
     pub(super) set: Option<MapSet>,
     /// Whether that set has all that it needs, so that the next start may use it.
@@ -83,6 +87,7 @@ impl Datapath {
     /// When the kernel or the privileges do not suffice, or when the kernel refuses the program.
     pub fn open(options: &Options) -> Result<Self, Error> {
         host::check()?;
+        let lock = options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.lock())).transpose()?;
         let choice = options.pins.as_ref().map(|pins| choose_set(pins, &options.capacities)).transpose()?;
         let multi_buffer = host::takes_multi_buffer();
         let mut ebpf = load_object(options, choice.as_ref().map(|choice| &choice.set))?;
@@ -96,7 +101,7 @@ impl Datapath {
         let pins = options.pins.clone();
         let (links, unpinned) = (BTreeMap::new(), Vec::new());
         let mut datapath =
-            Self { ebpf, maps, pins, set, complete, succession, multi_buffer, links, unpinned };
+            Self { ebpf, maps, pins, _lock: lock, set, complete, succession, multi_buffer, links, unpinned };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
         Ok(datapath)
     }
@@ -204,7 +209,6 @@ struct Choice {
 }
 
 fn choose_set(pins: &Pins, capacities: &Capacities) -> Result<Choice, Error> {
-    pins.prepare()?;
     let predecessor = match pins.current_set()? {
         None => None,
         Some(set) => match misfit(&set, capacities)? {

@@ -6,11 +6,14 @@
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
 //! ```
 
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
 use std::{fs, iter};
 
+use nix::errno::Errno;
+use nix::fcntl::{Flock, FlockArg};
 use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
@@ -61,6 +64,19 @@ impl Pins {
             action: "cannot create",
             path: links,
             source,
+        })
+    }
+
+    /// Makes this process the only one that changes what is pinned here; the kernel lets go of it however the process ends.
+    pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
+        let failed = |source| Error::File { action: "cannot lock", path: self.root.clone(), source };
+        let directory = File::open(&self.root).map_err(failed)?;
+        Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
+            if errno == Errno::EWOULDBLOCK {
+                Error::PinsInUse(self.root.clone())
+            } else {
+                failed(errno.into())
+            }
         })
     }
 

@@ -1,0 +1,273 @@
+//! The life of an agent: what it goes back on, what it repairs, what it survives, and what it costs while nothing happens.
+
+use std::fs;
+use std::io::{Read, Write};
+use std::os::unix::fs::PermissionsExt;
+use std::os::unix::net::UnixStream;
+use std::process::Stdio;
+use std::thread;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use fastrand::Rng;
+use guard_tests::guard::{Guard, binary};
+use guard_tests::net::Host;
+use guard_tests::pause_free::Traffic;
+use guard_tests::scene::{ALLOW, Scene};
+use guard_tests::wait;
+use guard_userspace::agent::{Applied, Status};
+use guard_userspace::control::path;
+use nix::sys::signal::Signal;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn policy(allow: &str) -> String {
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nprotocols = [\"udp\"]\nallow = {allow}\n"
+    )
+}
+
+fn is_attached(host: &Host) -> bool {
+    host.output("ip", &["-details", "link", "show", "dev", "eth0"])
+        .is_ok_and(|(_, text)| text.contains("xdp"))
+}
+
+#[test]
+fn a_policy_that_nobody_confirms_goes_away_without_an_agent() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let traffic = Traffic::start(&scene, 8000)?;
+    ensure!(traffic.client_goes_on(1000), "the client gets through");
+    let open = guard.policy_file().with_file_name("open.toml");
+    fs::write(&open, policy("[\"0.0.0.0/0\", \"::/0\"]"))?;
+    let (code, stdout, stderr) = guard.output(&["apply", &open.display().to_string(), "--confirm", "2s"])?;
+    let applied = Instant::now();
+    ensure!(code == Some(0) && stdout.contains("guard confirm"), "{stdout}{stderr}");
+    guard.kill()?;
+    ensure!(wait::within(PATIENCE, || traffic.stranger_arrived() > 1000), "the new policy is live");
+    let mut last = (traffic.stranger_arrived(), Instant::now());
+    let over = wait::within(PATIENCE, || {
+        let now = traffic.stranger_arrived();
+        if now != last.0 {
+            last = (now, Instant::now());
+        }
+        last.1.elapsed() > Duration::from_millis(500)
+    });
+    let lasted = last.1 - applied;
+    println!("the policy was in force for {lasted:?} after it was applied");
+    ensure!(over && (1.8..2.5).contains(&lasted.as_secs_f64()), "the old policy is back after {lasted:?}");
+    ensure!(traffic.client_goes_on(1000), "the client gets through under the old policy");
+    let (code, ..) = guard.output(&["confirm"])?;
+    ensure!(code == Some(3), "it is too late to confirm");
+    guard.run()?;
+    let status: Status = guard.client().get(path::STATUS)?;
+    ensure!(status.policy.unconfirmed_for.is_none(), "{:?}", status.policy);
+    Ok(())
+}
+
+#[test]
+fn a_policy_is_confirmed_with_and_without_an_agent() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let file = guard.policy_file().display().to_string();
+    for running in [true, false] {
+        let (code, _, stderr) = guard.output(&["apply", &file, "--confirm", "30s"])?;
+        ensure!(code == Some(0), "{stderr}");
+        let (code, stdout, _) = guard.output(&["status"])?;
+        ensure!(code == Some(0) && stdout.contains("NOT CONFIRMED"), "{stdout}");
+        let (code, _, stderr) = guard.output(&["reload"])?;
+        ensure!(
+            code == Some(1) && stderr.contains("guard confirm"),
+            "a reload would lose the way back: {stderr}"
+        );
+        if !running {
+            guard.kill()?;
+        }
+        let (code, stdout, stderr) = guard.output(&["confirm"])?;
+        ensure!(code == Some(0), "agent {running}: {stdout}{stderr}");
+        let (code, ..) = guard.output(&["confirm"])?;
+        ensure!(code == Some(3), "once is enough");
+    }
+    Ok(())
+}
+
+#[test]
+fn the_policy_file_is_watched() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let generation =
+        || guard.client().get::<Status>(path::STATUS).map_or(0, |status| status.policy.generation);
+    // Replaced, as configuration management does it, and written in place.
+    let new = guard.policy_file().with_extension("new");
+    fs::write(&new, policy("[\"10.0.0.0/8\"]"))?;
+    fs::rename(&new, guard.policy_file())?;
+    ensure!(wait::within(PATIENCE, || generation() == 2), "replaced: {}", guard.log());
+    fs::write(guard.policy_file(), policy("[\"10.77.0.0/16\"]"))?;
+    ensure!(wait::within(PATIENCE, || generation() == 3), "written: {}", guard.log());
+    fs::write(guard.policy_file(), "nonsense")?;
+    let refused = || guard.metrics().is_ok_and(|text| text.contains("guard_policy_last_reload_successful 0"));
+    ensure!(wait::within(PATIENCE, refused), "refused: {}", guard.log());
+    ensure!(generation() == 3, "the old one stays");
+    Ok(())
+}
+
+#[test]
+fn what_somebody_removes_comes_back() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    // The pins, which also hold the link.
+    for entry in fs::read_dir(guard.pins())?.flatten() {
+        fs::remove_dir_all(entry.path()).context("cannot remove the pins")?;
+    }
+    ensure!(is_attached(&scene.server), "the agent holds the program too");
+    let links = guard.pins().join("links");
+    let back = || fs::read_dir(&links).is_ok_and(|mut links| links.next().is_some());
+    ensure!(wait::within(PATIENCE, back), "the pins are back: {}", guard.log());
+    guard.kill()?;
+    ensure!(is_attached(&scene.server), "and the program outlives the agent again");
+    guard.run()?;
+    ensure!(guard.log().contains("took over eth0"), "the next start finds all of it: {}", guard.log());
+    Ok(())
+}
+
+#[test]
+fn a_hundred_kills_at_random_moments_leave_nothing_that_a_start_cannot_take_over() -> Result<()> {
+    let scene = Scene::new()?;
+    let seed = fastrand::u64(..);
+    let mut rng = Rng::with_seed(seed);
+    let mut guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let file = guard.policy_file().display().to_string();
+    for number in 0..100 {
+        if number % 10 == 0 {
+            // Now and then from nothing, where the most is made.
+            guard.output(&["detach"])?;
+        }
+        let mut agent = scene
+            .server
+            .start(guard.command(&["run", "--config", &file])?.stdin(Stdio::null()).stderr(Stdio::null()))?;
+        thread::sleep(Duration::from_micros(rng.u64(0..150_000)));
+        if rng.bool() {
+            // In the middle of a reload.
+            agent.signal(Signal::SIGHUP).or_else(|_| ensured_ended(&mut agent))?;
+            thread::sleep(Duration::from_micros(rng.u64(0..80_000)));
+        }
+        agent.end_by(Signal::SIGKILL, PATIENCE)?;
+    }
+    guard.run().with_context(|| format!("seed {seed}"))?;
+    let (code, stdout, _) = guard.output(&["status"])?;
+    ensure!(
+        code == Some(0) && stdout.contains("eth0") && !stdout.contains("PROBLEM"),
+        "seed {seed}: {stdout}"
+    );
+    Ok(())
+}
+
+fn ensured_ended(agent: &mut guard_tests::net::Running) -> Result<()> {
+    ensure!(agent.has_ended()?.is_some(), "a signal does not reach an agent that runs");
+    Ok(())
+}
+
+#[test]
+fn clients_that_are_slow_silent_or_talk_nonsense_hold_up_nobody() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let socket = guard.socket();
+    let before = memory(&guard)?;
+    let connect = || UnixStream::connect(&socket).context("cannot connect");
+    // More than are served at a time: the silent ones must be let go of.
+    let mut bad = (0..40).map(|_| connect()).collect::<Result<Vec<_>>>()?;
+    for (number, stream) in bad.iter_mut().enumerate() {
+        // They may be cut off at any moment.
+        let _ = match number % 4 {
+            0 => stream.write_all(b"GET /v1/status HTTP/1.1\r\nHost: "),
+            1 => stream.write_all(&[0xff; 64]),
+            2 => stream.write_all(b"POST /v1/apply HTTP/1.1\r\nHost: x\r\nContent-Type: application/json\r\nContent-Length: 999999999999\r\n\r\n{"),
+            _ => Ok(()),
+        };
+    }
+    let asked = Instant::now();
+    let status: Status = guard.client().get(path::STATUS)?;
+    println!("an honest client waited {:?}", asked.elapsed());
+    ensure!(asked.elapsed() < Duration::from_secs(8) && status.pid.is_some(), "after {:?}", asked.elapsed());
+    // A head without end.
+    let mut endless = connect()?;
+    let line = [b'x'; 1 << 16];
+    let sent = (0..1000).take_while(|_| endless.write_all(&line).is_ok()).count();
+    ensure!(sent < 1000, "64 MB of a head were taken");
+    let mut rest = Vec::new();
+    let _ = endless.read_to_end(&mut rest);
+    ensure!(guard.client().get::<Status>(path::STATUS).is_ok(), "the agent goes on");
+    let grown = memory(&guard)?.saturating_sub(before);
+    ensure!(grown < 16 << 20, "memory has grown by {grown} bytes");
+    Ok(())
+}
+
+#[test]
+fn others_than_root_and_the_group_are_refused_in_a_sentence() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let directory = guard.socket().parent().context("a directory")?.to_owned();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    let copy = directory.join("guard");
+    fs::copy(binary()?, &copy)?;
+    let (copy, socket) = (copy.display().to_string(), guard.socket().display().to_string());
+    let nobody = ["--reuid=65534", "--regid=65534", "--clear-groups", &copy, "--socket", &socket];
+    for verb in ["status", "reload", "detach"] {
+        let (ok, text) = scene.server.output("setpriv", &[&nobody[..], &[verb]].concat())?;
+        ensure!(!ok && text.contains("only by root and the group guard"), "{verb}: {text}");
+        ensure!(text.trim().lines().count() == 1, "{verb}: {text}");
+    }
+    Ok(())
+}
+
+/// Resident bytes of the agent.
+fn memory(guard: &Guard<'_>) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", guard.pid()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix("VmRSS:")).context("no VmRSS")?;
+    let kib: u64 = line.split_whitespace().next().context("no number")?.parse()?;
+    Ok(kib * 1024)
+}
+
+/// Ticks of the CPU that the agent has used.
+fn cpu_ticks(guard: &Guard<'_>) -> Result<u64> {
+    let stat = fs::read_to_string(format!("/proc/{}/stat", guard.pid()?))?;
+    let fields: Vec<_> = stat.rsplit_once(')').context("no name")?.1.split_whitespace().collect();
+    Ok(fields[11].parse::<u64>()? + fields[12].parse::<u64>()?)
+}
+
+#[test]
+fn an_idle_agent_costs_next_to_nothing() -> Result<()> {
+    const TIME: Duration = Duration::from_secs(20);
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let before = cpu_ticks(&guard)?;
+    thread::sleep(TIME);
+    // A hundred ticks a second.
+    let used = (cpu_ticks(&guard)? - before) as f64 / 100.0 / TIME.as_secs_f64();
+    let memory = memory(&guard)?;
+    println!("idle: {:.2} % of a CPU, {} KiB", used * 100.0, memory / 1024);
+    ensure!(used <= 0.005, "{:.2} % of a CPU", used * 100.0);
+    ensure!(memory < 25 << 20, "{memory} bytes");
+    Ok(())
+}
+
+#[test]
+fn capabilities_that_are_not_needed_are_gone() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let tasks = fs::read_dir(format!("/proc/{}/task", guard.pid()?))?;
+    // SYS_ADMIN, SYS_PTRACE, NET_ADMIN, PERFMON, BPF.
+    let kept: u64 = 1 << 21 | 1 << 19 | 1 << 12 | 1 << 38 | 1 << 39;
+    for task in tasks.flatten() {
+        let status = fs::read_to_string(task.path().join("status"))?;
+        let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);
+        for set in ["CapEff:", "CapPrm:", "CapBnd:"] {
+            let held = u64::from_str_radix(field(set).context("no such set")?, 16)?;
+            ensure!(held & !kept == 0, "{set} {held:x} of {:?}", task.path());
+        }
+        ensure!(field("NoNewPrivs:") == Some("1"), "{status}");
+    }
+    // What it does later, it can do with what is left.
+    guard.client().post::<Applied>(path::RELOAD, &())?;
+    Ok(())
+}
