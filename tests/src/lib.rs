@@ -13,6 +13,7 @@
 //! | [`raw`] | frames onto a wire |
 //! | [`scene`] | the network that most tests use |
 //! | [`stale`] | what tests that died have left |
+//! | [`statistics`] | what the stack of a host has counted |
 //! | [`wait`] | waiting for something to become true |
 
 pub mod demo;
@@ -26,4 +27,5 @@ pub mod pause_free;
 pub mod raw;
 pub mod scene;
 pub mod stale;
+pub mod statistics;
 pub mod wait;

@@ -52,7 +52,7 @@ impl UdpCounter {
 
     /// The count once nothing has come for a while.
     pub fn settled(&self) -> u64 {
-        const QUIET: Duration = Duration::from_millis(150);
+        const QUIET: Duration = Duration::from_millis(50);
         let mut last = (self.count(), Instant::now());
         wait::within(Duration::from_secs(5), || {
             let now = self.count();

@@ -60,7 +60,9 @@ fn link_address(index: u32) -> Result<LinkAddr> {
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
     pub frames: u64,
-    /// From before the first frame to after the last.
+    /// Just before the first frame.
+    pub started: Instant,
+    /// From then to after the last frame.
     pub time: Duration,
 }
 
@@ -85,7 +87,7 @@ pub fn flood(host: &Host, frames: &[Vec<u8>], rate: u64, time: Duration) -> Resu
             .map(|sender| sender.join().unwrap_or_else(|_| anyhow::bail!("a sender panicked")))
             .collect()
     });
-    Ok(Sent { frames: sent?.iter().sum(), time: start.elapsed() })
+    Ok(Sent { frames: sent?.iter().sum(), started: start, time: start.elapsed() })
 }
 
 /// Sends as many frames as are due, then rests: the rate holds however late the thread wakes up.

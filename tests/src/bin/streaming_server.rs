@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::body::Body;
-use axum::extract::State;
+use axum::extract::{DefaultBodyLimit, State};
 use axum::http::header;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
@@ -28,7 +28,7 @@ struct Arguments {
     /// Tokens of an answer, where the request sets no max_tokens
     #[arg(long, default_value_t = 20)]
     tokens: u64,
-    /// Milliseconds from one token to the next
+    /// Milliseconds from one token to the next, where the request sets no delay
     #[arg(long, default_value_t = 10)]
     delay: u64,
 }
@@ -66,6 +66,8 @@ async fn main() -> Result<()> {
         .route("/v1/models", get(models))
         .route("/v1/completions", post(complete))
         .route("/v1/chat/completions", post(complete))
+        // A prompt may hold pictures.
+        .layer(DefaultBodyLimit::max(64 << 20))
         .with_state(Server { arguments, active: Arc::default() });
     axum::serve(listener, router).await.context("the server ended")
 }
@@ -84,7 +86,7 @@ async fn models() -> Json<Value> {
 async fn complete(State(server): State<Server>, Json(request): Json<Value>) -> Response {
     let generation = Generation::begin(&server.active);
     let tokens = request["max_tokens"].as_u64().unwrap_or(server.arguments.tokens);
-    let delay = Duration::from_millis(server.arguments.delay);
+    let delay = Duration::from_millis(request["delay"].as_u64().unwrap_or(server.arguments.delay));
     if request["stream"] != true {
         sleep(delay * u32::try_from(tokens).unwrap_or(u32::MAX)).await;
         drop(generation);
@@ -109,7 +111,9 @@ async fn stream(
         if sender.send_data(format!("data: {event}\n\n").into()).await.is_err() {
             return;
         }
-        sleep(delay).await;
+        if !delay.is_zero() {
+            sleep(delay).await;
+        }
     }
     // The client may go just now.
     let _ = sender.send_data("data: [DONE]\n\n".into()).await;

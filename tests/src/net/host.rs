@@ -27,6 +27,10 @@ impl Host {
         Self { namespace, number }
     }
 
+    pub(super) const fn number(&self) -> u8 {
+        self.number
+    }
+
     pub const fn mac(&self) -> [u8; 6] {
         mac_of(self.number)
     }

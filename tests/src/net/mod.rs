@@ -39,13 +39,25 @@ impl Network {
         Ok(Self { switch })
     }
 
+    /// Lets frames of this size pass between the hosts that are plugged in.
+    ///
+    /// # Errors
+    /// When an interface does not take it.
+    pub fn set_mtu(&self, hosts: &[&Host], mtu: u32) -> Result<()> {
+        for host in hosts {
+            self.switch.ip(&format!("link set {} mtu {mtu}", port_name(host.number())))?;
+            host.ip(&format!("link set eth0 mtu {mtu}"))?;
+        }
+        Ok(())
+    }
+
     /// Plugs a host in. Its interface is `eth0`; offloads are off, so that a packet is a packet.
     ///
     /// # Errors
     /// When the interfaces cannot be made.
     pub fn host(&self, name: &str, number: u8, addresses: &[&str]) -> Result<Host> {
         let namespace = Namespace::new(name)?;
-        let port = format!("port{number}");
+        let port = port_name(number);
         // Two queues, so that both CPUs receive.
         let pair = format!(
             "link add eth0 netns {} numrxqueues 2 numtxqueues 2 type veth peer name {port} numrxqueues 2 numtxqueues 2",
@@ -67,4 +79,9 @@ impl Network {
         namespace.run("ethtool", &["-K", "eth0", "gro", "on"])?;
         Ok(Host::new(namespace, number))
     }
+}
+
+/// The switch's end of the wire to a host.
+fn port_name(number: u8) -> String {
+    format!("port{number}")
 }
