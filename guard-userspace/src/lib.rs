@@ -15,6 +15,7 @@
 //! | [`memory`] | the tables in plain memory |
 //! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
+//! | [`network`] | the interfaces of this host, and that they change |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
 //! | [`cli`] | the command line; the only module that prints |
@@ -26,5 +27,6 @@ pub mod control;
 pub mod datapath;
 pub mod explain;
 pub mod memory;
+pub mod network;
 pub mod plan;
 pub mod simulate;

@@ -71,13 +71,21 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When it ends instead, with what it said.
     pub fn run(&mut self) -> Result<()> {
+        self.run_at(METRICS)
+    }
+
+    /// As [`run`](Self::run), where the policy has guard listen elsewhere.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it said.
+    pub fn run_at(&mut self, listen: &str) -> Result<()> {
         let log = File::create(self.log_file()).context("cannot write the log")?;
         let mut command = self.command(&["run", "--config", &self.policy_file().display().to_string()])?;
         command.args((!self.watch).then_some("--no-watch"));
         let agent = self.host.start(command.stdin(Stdio::null()).stderr(log))?;
         let agent = self.agent.insert(agent);
         let mut ended = None;
-        let url = format!("http://{METRICS}/readyz");
+        let url = format!("http://{listen}/healthz");
         let ready = wait::within(PATIENCE, || {
             ended = agent.has_ended().ok().flatten();
             ended.is_some() || self.host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok)
@@ -170,6 +178,14 @@ impl<'a> Guard<'a> {
     pub fn kill(&mut self) -> Result<()> {
         let Some(mut agent) = self.agent.take() else { bail!("guard does not run") };
         agent.end_by(Signal::SIGKILL, PATIENCE).map(drop)
+    }
+
+    /// Cuts the program off its interfaces, as anybody with the rights can.
+    ///
+    /// # Errors
+    /// When the pins cannot be listed or a link cannot be cut.
+    pub fn cut_links(&self) -> Result<()> {
+        Ok(Pins::new(self.pins()).cut_links()?)
     }
 
     /// A client of the control socket.

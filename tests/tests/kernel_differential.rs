@@ -12,15 +12,23 @@ use guard_tests::kernel::{self, Kernel, NOW};
 use guard_userspace::plan::Plan;
 use ipnet::IpNet;
 
+/// How many frames. `GUARD_TEST_FRAMES` sets another number, for machines that are emulated.
 const FRAMES: usize = 1_000_000;
 const FRAMES_A_POLICY: usize = 10_000;
+/// However few frames there are.
+const POLICIES: usize = 10;
 
 #[test]
 fn kernel_and_host_agree_on_random_frames() -> Result<()> {
     let seed = 1;
+    let frames = match std::env::var("GUARD_TEST_FRAMES") {
+        Ok(frames) => frames.parse()?,
+        Err(_) => FRAMES,
+    };
     let mut rng = Rng::with_seed(seed);
     let mut reasons = std::collections::BTreeMap::new();
-    for round in 0..FRAMES / FRAMES_A_POLICY {
+    let policies = POLICIES.max(frames / FRAMES_A_POLICY);
+    for round in 0..policies {
         let (policy, space) = policy(&mut rng);
         let plan = kernel::plan(&policy)?;
         let mut kernel = Kernel::new(Some(NOW))?;
@@ -32,7 +40,7 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
         kernel.datapath.maps_mut().write_connections(&open)?;
         open.iter().for_each(|(source, open)| host.set_connections(*source, *open));
         let mut last = random::frame(&mut rng, &space);
-        for number in 0..FRAMES_A_POLICY {
+        for number in 0..frames / policies {
             let mut frame = random::frame(&mut rng, &space);
             if rng.bool() {
                 frame = random::mutate(&mut rng, &last, &frame);

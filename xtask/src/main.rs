@@ -10,6 +10,7 @@ mod process;
 mod steps;
 mod toolchain;
 mod verb;
+mod vm;
 mod workspace;
 
 use std::process::ExitCode;
@@ -36,6 +37,8 @@ enum Xtask {
     Test(verb::test::Test),
     /// Show what the kernel's verifier counts, and compare it with the committed budget (as root)
     Verify(verb::verify::Verify),
+    /// Boot other kernels in virtual machines and run guard and its tests there
+    Vm(verb::vm::Vm),
 }
 
 fn main() -> ExitCode {
@@ -57,5 +60,6 @@ fn execute(xtask: Xtask) -> Result<()> {
         Xtask::Demo(demo) => demo.execute(),
         Xtask::Test(test) => test.execute(),
         Xtask::Verify(verify) => verify.execute(),
+        Xtask::Vm(vm) => vm.execute(),
     }
 }

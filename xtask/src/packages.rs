@@ -16,15 +16,24 @@ const TOOLS: [(&str, &str); 5] = [
     ("ping", "iputils-ping"),
 ];
 
+/// What boots another kernel.
+pub(crate) const VM_TOOLS: [(&str, &str); 3] =
+    [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
+
 /// Sees to it that every tool of the demo and the tests is there.
 pub(crate) fn ensure_tools(consent: Consent) -> Result<()> {
-    let missing = missing_packages(&TOOLS, |tool| process::find_program(tool).is_some());
+    ensure(&TOOLS, "The demo and the tests need", consent)
+}
+
+/// Sees to it that the tools of a list are there. `who` needs them, for the message.
+pub(crate) fn ensure(tools: &[(&str, &str)], who: &str, consent: Consent) -> Result<()> {
+    let missing = missing_packages(tools, |tool| process::find_program(tool).is_some());
     if missing.is_empty() {
         return Ok(());
     }
     let needed = missing.join(" ");
     if process::find_program("apt-get").is_none() {
-        bail!("The demo and the tests need programs that are missing: install {needed} (Debian's names).");
+        bail!("{who} programs that are missing: install {needed} (Debian's names).");
     }
     install(&missing, consent)
 }

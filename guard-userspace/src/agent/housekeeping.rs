@@ -5,34 +5,51 @@ use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
-use tokio::time::{MissedTickBehavior, interval};
+use tokio::time::{MissedTickBehavior, interval, sleep};
 use tracing::{info, warn};
 
 use super::Engine;
 use super::watched_file::WatchedFile;
+use crate::network::Changes;
 
-/// How often the file and the deadline of a confirmation are looked at.
+/// How often the file, the deadline of a confirmation and the links are looked at.
 const LOOK: Duration = Duration::from_secs(1);
-/// How many looks from one check of all maps, pins and links to the next.
+/// How many looks from one check of all maps, pins and interfaces to the next.
 const LOOKS_A_CHECK: u64 = 5;
+
+/// Changes of the network come in bursts: what comes within this time is looked at once.
+const BURST: Duration = Duration::from_millis(20);
 
 /// Runs until `stopped`. `policy` is the policy file, if it is watched.
 pub(super) async fn keep_house(
     engine: Arc<Engine>,
     mut policy: Option<WatchedFile>,
+    mut network: Changes,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut number = 0;
     loop {
-        tokio::select! {
-            _ = looks.tick() => {}
-            _ = stopped.wait_for(|stopped| *stopped) => return,
-        }
-        let changed = policy.as_mut().is_some_and(WatchedFile::has_changed);
-        let check = number % LOOKS_A_CHECK == 0;
-        number += 1;
+        let why = tokio::select! {
+            _ = looks.tick() => Why::Time,
+            heard = network.next() => Why::Network(heard),
+            () = ended(&mut stopped) => return,
+        };
+        let (changed, check) = match why {
+            Why::Time => {
+                number += 1;
+                (policy.as_mut().is_some_and(WatchedFile::has_changed), number % LOOKS_A_CHECK == 1)
+            }
+            Why::Network(heard) => {
+                sleep(BURST).await;
+                if let Err(error) = heard.and_then(|()| network.settle()) {
+                    warn!("changes of the network are noticed late: {error}");
+                    sleep(LOOK).await;
+                }
+                (false, true)
+            }
+        };
         let engine = Arc::clone(&engine);
         let work = move || {
             if changed {
@@ -40,7 +57,7 @@ pub(super) async fn keep_house(
                 // What is wrong with it is logged and kept for the status.
                 let _ = engine.reload();
             }
-            if check {
+            if check || !engine.links_hold() {
                 engine.look_after();
             } else if let Err(error) = engine.notice_return() {
                 warn!("the maps cannot be read: {error:#}");
@@ -52,4 +69,15 @@ pub(super) async fn keep_house(
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
     }
+}
+
+/// Why the agent looks.
+enum Why {
+    Time,
+    Network(std::io::Result<()>),
+}
+
+async fn ended(stopped: &mut watch::Receiver<bool>) {
+    // An error means that the agent is gone: an end too.
+    let _ = stopped.wait_for(|stopped| *stopped).await;
 }

@@ -10,7 +10,6 @@
 mod engine;
 mod explain;
 mod housekeeping;
-mod interfaces;
 mod lock;
 mod metrics;
 mod privileges;
@@ -33,11 +32,11 @@ use tracing::info;
 use crate::config::{LogLevel, Origin, Source};
 use crate::datapath::host;
 use crate::datapath::pins::Pins;
+use crate::network::{self, Changes};
 use watched_file::WatchedFile;
 
 pub use engine::{Applied, ApplyError, Engine, Health};
 pub use explain::{ExplainQuery, explain, protocol_name};
-pub use interfaces::{UnknownInterface, check as check_interfaces};
 pub use metrics::{build, encode};
 pub use server::Peer;
 pub use status::{CounterStatus, InterfaceStatus, PolicyStatus, ServiceStatus, Status};
@@ -61,7 +60,7 @@ pub struct Settings {
 pub fn run(settings: Settings, source: &Source) -> Result<()> {
     host::check()?;
     let was_there = settings.pins.exist();
-    interfaces::check(source, |_| was_there)?;
+    network::check(source, |_| was_there)?;
     let _lock = lock::acquire(&settings.socket)?;
     let listen = source.checked.policy.metrics.listen;
     let metrics = StdTcpListener::bind(listen)
@@ -100,12 +99,15 @@ async fn serve(
     let socket = settings.socket.display().to_string();
     let policy = settings.origin.file.as_ref().filter(|_| settings.watch).map(|file| WatchedFile::new(file));
 
+    // Before the first look, so that nothing falls between the two.
+    let changes = Changes::listen().context("cannot listen to changes of the network")?;
+
     let (stop, mut stopped) = watch::channel(false);
     let engine = Arc::new(Engine::start(settings, source, stop)?);
     let tasks = [
         tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, stopped.clone())),
+        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),
     ];
     info!("guard is ready: metrics on http://{listen}/metrics, control socket {socket}");
     // Without systemd there is nobody to tell.

@@ -10,7 +10,8 @@ use aya::programs::{ProgramError, Xdp};
 use nix::net::if_::if_nametoindex;
 
 use super::load::{MULTI_BUFFER, SINGLE_BUFFER, causes};
-use super::{Datapath, Error};
+use super::{Datapath, Error, foreign};
+use crate::network;
 
 /// Where the program runs: in the driver, or behind it (for drivers without XDP; about 2.4 times the cost of the former, before any
 /// work).
@@ -91,7 +92,11 @@ impl Datapath {
                     let interface = interface.into();
                     return Ok(Attachment { interface, index, mode, multi_buffer, why, taken_over: false });
                 }
-                Err(Refusal::Foreign) => return Err(Error::ForeignProgram { interface: interface.into() }),
+                Err(Refusal::Foreign) => {
+                    let program = network::link(index).ok().flatten().and_then(|link| link.xdp_program);
+                    let program = program.map_or_else(|| "of an unknown name".into(), foreign::describe);
+                    return Err(Error::ForeignProgram { interface: interface.into(), program });
+                }
                 Err(Refusal::Driver(reason)) => refused.push(format!("{}, {program}: {reason}", mode.name())),
                 Err(Refusal::Other(error)) => return Err(error),
             }

@@ -13,6 +13,7 @@ const UPDATE: libc::c_int = 2;
 const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_GET: libc::c_int = 7;
 const OBJECT_GET_INFO: libc::c_int = 15;
+const BTF_LOAD: libc::c_int = 18;
 const UPDATE_BATCH: libc::c_int = 26;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -115,6 +116,24 @@ pub(super) fn open_pin(path: &Path) -> io::Result<OwnedFd> {
     let descriptor = call(OBJECT_GET, &mut attributes)?;
     // SAFETY: the kernel has just made this descriptor for us.
     Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Tells the kernel types (BTF), for maps to be made with.
+pub(super) fn load_types(types: &[u8]) -> io::Result<OwnedFd> {
+    let mut attributes =
+        TypesAttributes { types: types.as_ptr() as u64, log: 0, size: types.len() as u32, log_size: 0 };
+    let descriptor = call(BTF_LOAD, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// The part of `union bpf_attr` for types.
+#[repr(C)]
+struct TypesAttributes {
+    types: u64,
+    log: u64,
+    size: u32,
+    log_size: u32,
 }
 
 /// Pins a map or a link at `path`.

@@ -49,9 +49,10 @@ pub enum Error {
     #[error("there is no interface {0:?}: `ip -brief link` lists those that exist")]
     NoInterface(String),
     #[error(
-        "interface {interface}: another XDP program is attached, and guard does not replace it: see `ip -details link show dev {interface}`"
+        "interface {interface}: another XDP program is attached, {program}, and guard does not replace it: end what attached it, or take \
+         it off with `ip link set dev {interface} xdp off`"
     )]
-    ForeignProgram { interface: String },
+    ForeignProgram { interface: String, program: String },
     #[error("interface {interface}: {reason}")]
     Attach { interface: String, reason: String },
     #[error("table {table}: {source}")]

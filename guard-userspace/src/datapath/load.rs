@@ -196,7 +196,7 @@ pub(super) fn stack_depth(program: &'static str) -> Result<u32, Error> {
     Ok(depth(&main) + others.map(depth).max().unwrap_or(0))
 }
 
-fn parse_object() -> Result<aya_obj::Object, Error> {
+pub(super) fn parse_object() -> Result<aya_obj::Object, Error> {
     aya_obj::Object::parse(&OBJECT.0).map_err(|error| Error::Load(causes(&error)))
 }
 

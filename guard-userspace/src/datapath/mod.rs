@@ -17,6 +17,7 @@ mod bpf;
 mod connections;
 pub mod counters;
 mod error;
+mod foreign;
 pub mod host;
 pub mod live;
 pub mod load;
@@ -27,6 +28,7 @@ pub mod publish;
 mod repair;
 mod stack;
 mod succession;
+mod trie;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;

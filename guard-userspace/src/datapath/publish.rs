@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
-use aya::maps::{LpmTrie, Map, MapData, MapError};
+use aya::maps::{LpmTrie, Map, MapData};
 use guard_common::abi::{
     self, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName,
     port_word,
@@ -20,7 +20,7 @@ use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
 use nix::time::{ClockId, clock_gettime};
 
-use super::{Error, Maps, bpf};
+use super::{Error, Maps, bpf, trie};
 use crate::plan::Plan;
 
 /// A policy in one of the two slots.
@@ -167,7 +167,7 @@ impl Maps {
         slot: Slot,
         (keys, rules): (Vec<Key<K>>, Vec<Rule>),
     ) -> Result<(), Error> {
-        let trie = new_trie::<K>(u32::try_from(keys.len()).unwrap_or(u32::MAX).max(1))?;
+        let trie = trie::create::<K>(table, u32::try_from(keys.len()).unwrap_or(u32::MAX).max(1))?;
         bpf::update_all(trie.fd().as_fd(), &keys, &rules).map_err(|source| Error::Table { table, source })?;
         let trie: LpmTrie<MapData, K, Rule> = Map::LpmTrie(trie).try_into()?;
         let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, K, Rule>>::try_from(self.get_mut(table)?)?;
@@ -210,18 +210,6 @@ impl Maps {
         bpf::update_all(self.descriptor(table)?, &keys, values)
             .map_err(|source| Error::Table { table, source })
     }
-}
-
-/// An empty trie of rules with the shape of those in the program.
-fn new_trie<K: aya::Pod>(entries: u32) -> Result<MapData, MapError> {
-    let trie = aya_obj::Map::new_from_params(
-        aya_obj::generated::bpf_map_type::BPF_MAP_TYPE_LPM_TRIE as u32,
-        size_of::<Key<K>>() as u32,
-        size_of::<Rule>() as u32,
-        entries,
-        aya_obj::generated::BPF_F_NO_PREALLOC,
-    );
-    MapData::create(trie, "guard_rules", None)
 }
 
 /// The clock of the program: nanoseconds of CLOCK_MONOTONIC.

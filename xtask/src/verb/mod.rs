@@ -4,3 +4,4 @@ pub(crate) mod build;
 pub(crate) mod demo;
 pub(crate) mod test;
 pub(crate) mod verify;
+pub(crate) mod vm;

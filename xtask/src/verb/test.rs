@@ -4,7 +4,7 @@ use std::process::Command;
 
 use anyhow::{Context, Result};
 
-use super::{build, verify};
+use super::{build, verify, vm};
 use crate::consent::Consent;
 use crate::steps::Steps;
 use crate::workspace::{Profile, Workspace};
@@ -49,7 +49,11 @@ fn run(workspace: &Workspace, steps: &mut Steps, consent: Consent) -> Result<()>
     steps.run("unit tests", || process::run(workspace.cargo().args(UNIT_TESTS)))?;
     steps.run("release build", || build::programs(workspace, Profile::Release))?;
     steps.run("verifier budget", || verify::report(workspace, &[]))?;
-    steps.run("kernel tests", || kernel_tests(workspace))
+    steps.run("kernel tests", || kernel_tests(workspace))?;
+    steps.run("tools for other kernels", || {
+        packages::ensure(&packages::VM_TOOLS, "Other kernels need", consent)
+    })?;
+    steps.run("Linux 6.1", || vm::run(workspace, &vm::for_tests()?))
 }
 
 const CLIPPY: [&str; 6] = ["clippy", "--workspace", "--all-targets", "--", "-D", "warnings"];

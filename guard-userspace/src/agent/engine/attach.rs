@@ -7,10 +7,10 @@ use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
 use super::Kernel;
-use crate::agent::interfaces;
 use crate::agent::status::{self, InterfaceStatus};
 use crate::config::{AttachMode, Policy};
 use crate::datapath::{Attachment, Mode, ModeRequest};
+use crate::network;
 
 /// Where the program is, and where it should be and is not.
 #[derive(Default)]
@@ -25,6 +25,10 @@ impl Attached {
         let attached = self.by_index.values().map(status::of_attachment);
         let refused = self.refused.iter().map(|(name, why)| status::of_refused(name, why));
         attached.chain(refused).collect()
+    }
+
+    pub(super) fn indices(&self) -> impl Iterator<Item = u32> {
+        self.by_index.keys().copied()
     }
 
     /// Why it is not everywhere where it should be.
@@ -61,7 +65,7 @@ impl Kernel {
         let before = std::mem::take(&mut self.attached.refused);
         let mut wanted = BTreeSet::new();
         for name in &policy.attach.interfaces {
-            match interfaces::resolve(name) {
+            match network::resolve(name) {
                 Ok(found) => wanted.extend(found),
                 Err(missing) => self.attached.refuse(&before, name, missing.to_string()),
             }
@@ -75,7 +79,7 @@ impl Kernel {
                 self.attached.refuse(&before, name, why);
             }
         }
-        let kept = keep.iter().filter_map(|name| interfaces::resolve(name).ok()).flatten();
+        let kept = keep.iter().filter_map(|name| network::resolve(name).ok()).flatten();
         guarded.extend(kept.filter_map(|name| if_nametoindex(name.as_str()).ok()));
         self.detach_others(&guarded);
     }
@@ -93,7 +97,9 @@ impl Kernel {
         if self.attached.by_index.remove(&index).is_some() {
             warn!("the program was taken off {name} by somebody else: putting it back");
         }
-        let attachment = self.datapath.attach(name, requested(mode)).map_err(|error| error.to_string())?;
+        let mut attachment =
+            self.datapath.attach(name, requested(mode)).map_err(|error| advised(index, error.to_string()))?;
+        attachment.why = attachment.why.map(|why| advised(index, why));
         announce(&attachment);
         self.attached.by_index.insert(index, attachment);
         Ok(())
@@ -115,6 +121,16 @@ impl Kernel {
                 None => info!("the interface with index {index} is not guarded any longer"),
             }
         }
+    }
+}
+
+/// With what to do instead, where that is known.
+fn advised(index: u32, why: String) -> String {
+    let links = network::links().unwrap_or_default();
+    let advice = links.iter().find(|link| link.index == index).and_then(|link| link.advice(&links));
+    match advice {
+        Some(advice) => format!("{why}; {advice}"),
+        None => why,
     }
 }
 

@@ -43,6 +43,13 @@ impl Engine {
         *lock(&self.health) = Health { problems, interfaces };
     }
 
+    /// Whether the program is still where it was put. The kernel tells nobody when a link is cut, so this is asked often: it costs some
+    /// system calls.
+    pub fn links_hold(&self) -> bool {
+        let kernel = self.kernel();
+        kernel.attached.indices().all(|index| kernel.datapath.is_attached(index))
+    }
+
     pub fn health(&self) -> Health {
         lock(&self.health).clone()
     }

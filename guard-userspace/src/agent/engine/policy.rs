@@ -8,10 +8,10 @@ use serde::{Deserialize, Serialize};
 use tracing::{info, warn};
 
 use super::Engine;
-use crate::agent::interfaces;
 use crate::agent::status::PolicyStatus;
 use crate::config::{Policy, Report, Source};
 use crate::datapath::{Datapath, Maps};
+use crate::network;
 use crate::plan;
 
 /// What was made live.
@@ -188,7 +188,7 @@ impl Engine {
 
     fn activate(&self, source: &Source, time: Option<Duration>) -> Result<Applied, ApplyError> {
         let guarded = self.policies().live().attach.interfaces.clone();
-        interfaces::check(source, |name| guarded.iter().any(|guarded| guarded == name))?;
+        network::check(source, |name| guarded.iter().any(|guarded| guarded == name))?;
         self.notice_return()?;
         let policy = &source.checked.policy;
         let mut kernel = self.kernel();

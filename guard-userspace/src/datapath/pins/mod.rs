@@ -129,6 +129,14 @@ impl Pins {
         Ok(links.into_iter().map(|(index, ..)| index).collect())
     }
 
+    /// Cuts every link off its interface and leaves the pins, as `bpftool link detach` does: for tests of what guard does then.
+    ///
+    /// # Errors
+    /// When a link cannot be cut.
+    pub fn cut_links(&self) -> Result<(), Error> {
+        self.pinned_links()?.iter().try_for_each(|(_, _, path)| cut(path))
+    }
+
     /// Takes guard out of the kernel: every link is cut, every pin removed, also those of other builds and those of a
     /// start that was cut short. Returns how many links there were.
     ///

@@ -29,7 +29,7 @@ const DEFAULT_ROUTE: &str = "default-route";
 ///
 /// # Errors
 /// When it stands for none.
-pub(super) fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
+pub fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
     let existing = existing()?;
     if wanted == DEFAULT_ROUTE {
         let found: BTreeSet<_> =

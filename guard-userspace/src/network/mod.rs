@@ -1,0 +1,15 @@
+//! The network of this host: its interfaces, what is on them, and that something has changed.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`links`] | the interfaces, as the kernel describes them |
+//! | [`resolve`] | from the names of the policy to interfaces that exist |
+//! | [`changes`] | a reason to look again |
+
+mod changes;
+mod links;
+mod resolve;
+
+pub use changes::Changes;
+pub use links::{Link, LinkError, link, links};
+pub use resolve::{UnknownInterface, check, resolve};
