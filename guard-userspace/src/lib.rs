@@ -16,16 +16,20 @@
 //! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
+//! | [`blocks`] | blocks, in the kernel and in the ledger |
+//! | [`ledger`] | what outlives a boot: SQLite |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
 //! | [`cli`] | the command line; the only module that prints |
 
 pub mod agent;
+pub mod blocks;
 pub mod cli;
 pub mod config;
 pub mod control;
 pub mod datapath;
 pub mod explain;
+pub mod ledger;
 pub mod memory;
 pub mod network;
 pub mod plan;

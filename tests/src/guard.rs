@@ -11,6 +11,7 @@ use guard_common::{Action, Reason, Verdict};
 use guard_userspace::control::Client;
 use guard_userspace::datapath::Maps;
 use guard_userspace::datapath::pins::Pins;
+use nix::mount::{MntFlags, MsFlags, mount, umount2};
 use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
@@ -106,7 +107,7 @@ impl<'a> Guard<'a> {
         let mut command = self.host.command(&binary()?.display().to_string());
         command.args(arguments).env("GUARD_PIN_PATH", self.pins());
         command.env("GUARD_SOCKET", self.socket());
-        command.env("GUARD_STATE", self.directory.path().join("guard.db"));
+        command.env("GUARD_STATE", self.state_directory().join("guard.db"));
         Ok(command)
     }
 
@@ -180,6 +181,22 @@ impl<'a> Guard<'a> {
         agent.end_by(Signal::SIGKILL, PATIENCE).map(drop)
     }
 
+    /// Puts the state on a disk of its own, of one megabyte.
+    ///
+    /// # Errors
+    /// When it cannot be mounted.
+    pub fn small_disk(&self) -> Result<SmallDisk> {
+        let path = self.state_directory();
+        fs::create_dir_all(&path).context("no directory for a disk")?;
+        mount(Some("tmpfs"), &path, Some("tmpfs"), MsFlags::empty(), Some("size=1m"))
+            .context("cannot mount a small disk")?;
+        Ok(SmallDisk { path })
+    }
+
+    fn state_directory(&self) -> PathBuf {
+        self.directory.path().join("state")
+    }
+
     /// Cuts the program off its interfaces, as anybody with the rights can.
     ///
     /// # Errors
@@ -221,6 +238,24 @@ impl<'a> Guard<'a> {
 
     fn log_file(&self) -> PathBuf {
         self.directory.path().join("guard.log")
+    }
+}
+
+/// A mounted disk; it goes with its handle.
+pub struct SmallDisk {
+    path: PathBuf,
+}
+
+impl SmallDisk {
+    pub fn path(&self) -> &Path {
+        &self.path
+    }
+}
+
+impl Drop for SmallDisk {
+    fn drop(&mut self) {
+        // Whoever still has a file open there keeps it until the end.
+        let _ = umount2(&self.path, MntFlags::MNT_DETACH);
     }
 }
 

@@ -58,8 +58,13 @@ impl Traffic {
 
     /// Waits until so many more packets of the client have arrived.
     pub fn client_goes_on(&self, packets: u64) -> bool {
+        self.client_goes_on_within(packets, Duration::from_secs(10))
+    }
+
+    /// The same, for at most `patience`.
+    pub fn client_goes_on_within(&self, packets: u64, patience: Duration) -> bool {
         let before = self.listener.count(CLIENT[0]);
-        wait::within(Duration::from_secs(10), || self.listener.count(CLIENT[0]) >= before + packets)
+        wait::within(patience, || self.listener.count(CLIENT[0]) >= before + packets)
     }
 
     /// Ends the traffic and adds it up.

@@ -62,9 +62,10 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
     }
     println!("{reasons:?}");
     // A generator that never reaches a check proves nothing of it.
+    let often = if frames < FRAMES { 1 } else { 20 };
     for reason in Reason::ALL {
         assert!(
-            reasons.get(reason.name()).is_some_and(|count| *count >= 20),
+            reasons.get(reason.name()).is_some_and(|count| *count >= often),
             "{reason:?} was not reached: {reasons:?}"
         );
     }
@@ -74,8 +75,9 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
 /// A policy of some services, and the sources and ports that are near to it.
 fn policy(rng: &mut Rng) -> (String, Space) {
     let mut policy = String::from(
-        "[limits.some]\nmax_connections = 3\npackets_per_second = 1\npacket_burst = 40\nbytes_per_second = 1024\nbyte_burst = 65536\n",
+        "[limits.some]\nmax_connections = 3\npackets_per_second = 1\nbytes_per_second = 1024\nbyte_burst = 65536\n",
     );
+    let _ = writeln!(policy, "packet_burst = {}", rng.choice([2, 10, 50]).unwrap_or(1));
     let _ = writeln!(policy, "connections_per_second = 1\nconnection_burst = {}\n", rng.u32(1..20));
     let _ = writeln!(policy, "[limits.bytes]\nbytes_per_second = 1024\nbyte_burst = 65536\n");
     let mut space = Space { sources: Vec::new(), ports: Vec::new() };

@@ -35,7 +35,7 @@ use crate::datapath::pins::Pins;
 use crate::network::{self, Changes};
 use watched_file::WatchedFile;
 
-pub use engine::{Applied, ApplyError, Engine, Health};
+pub use engine::{Applied, ApplyError, Engine, Health, blocks_of, check_blocks};
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use metrics::{build, encode};
 pub use server::Peer;
@@ -49,6 +49,8 @@ pub struct Settings {
     pub watch: bool,
     pub pins: Pins,
     pub socket: PathBuf,
+    /// The ledger: blocks and audit log.
+    pub state: PathBuf,
     /// Sets how much is logged.
     pub log_level: fn(LogLevel),
 }

@@ -1,9 +1,13 @@
 //! The command line: one file a verb. Only this module prints.
 
 mod apply;
+mod block;
+mod blocks;
+mod caller;
 mod check;
 mod confirm;
 mod detach;
+mod events;
 mod explain;
 mod failure;
 mod output;
@@ -12,6 +16,7 @@ mod reload;
 mod run;
 mod simulate;
 mod status;
+mod unblock;
 
 use std::ffi::OsString;
 use std::path::PathBuf;
@@ -28,6 +33,7 @@ Examples:
   guard run --interface eth0 --port 8000 --allow 10.0.0.0/8    guard a port, without a policy file
   guard check /etc/guard/guard.toml                            is the policy right?
   guard run                                                    run with /etc/guard/guard.toml
+  guard block 10.66.1.2 --for 1h                               stop a source, now
   guard explain 10.1.2.3                                       why does that address not get through?
   guard simulate day.pcap                                      what would this policy make of that traffic?
   guard apply new.toml --confirm 60s                           a new policy that goes away unless you `guard confirm` it
@@ -61,6 +67,15 @@ struct Global {
         value_name = "PATH"
     )]
     socket: PathBuf,
+    /// Blocks and audit log, a file
+    #[arg(
+        long,
+        global = true,
+        env = "GUARD_STATE",
+        default_value = "/var/lib/guard/guard.db",
+        value_name = "PATH"
+    )]
+    state: PathBuf,
     /// Where maps and links are pinned, on a BPF file system
     #[arg(
         long,
@@ -90,6 +105,10 @@ enum Command {
     Apply(apply::Apply),
     Confirm(confirm::Confirm),
     Status(status::ShowStatus),
+    Block(block::Block),
+    Unblock(unblock::Unblock),
+    Blocks(blocks::ListBlocks),
+    Events(events::Events),
     Explain(explain::Explain),
     Simulate(simulate::Simulate),
     Detach(detach::Detach),
@@ -113,6 +132,10 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Apply(command) => command.execute(&global),
         Command::Confirm(command) => command.execute(&global),
         Command::Status(command) => command.execute(&global),
+        Command::Block(command) => command.execute(&global),
+        Command::Unblock(command) => command.execute(&global),
+        Command::Blocks(command) => command.execute(&global),
+        Command::Events(command) => command.execute(&global),
         Command::Explain(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),
         Command::Detach(command) => command.execute(&global),

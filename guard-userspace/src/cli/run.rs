@@ -47,6 +47,7 @@ impl Run {
             watch: !self.no_watch,
             pins: global.pins(),
             socket: global.socket.clone(),
+            state: global.state.clone(),
             log_level: set_log_level,
         };
         agent::run(settings, &source)?;

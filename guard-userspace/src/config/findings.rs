@@ -1,6 +1,6 @@
 //! What a reader finds wrong, and where.
 
-use std::fmt::Display;
+use std::fmt::{self, Display};
 use std::ops::Range;
 
 use super::diagnostic::{Diagnostic, Report, Severity};
@@ -52,6 +52,20 @@ impl Fault {
     /// What to do about it.
     pub(super) fn help(self, help: impl Into<String>) -> Self {
         Self { help: Some(help.into()), ..self }
+    }
+}
+
+/// In one line, without a place.
+impl Display for Fault {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if let Some(subject) = &self.subject {
+            write!(f, "{subject}: ")?;
+        }
+        f.write_str(&self.message)?;
+        match &self.help {
+            Some(help) => write!(f, "; {help}"),
+            None => Ok(()),
+        }
     }
 }
 

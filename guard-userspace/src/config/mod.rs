@@ -37,6 +37,14 @@ pub use policy::{
 
 use findings::Findings;
 
+/// A network in CIDR form, or an address, which is a network of its own; as in a policy file.
+///
+/// # Errors
+/// With what is wrong and what may have been meant.
+pub fn parse_prefix(text: &str) -> Result<ipnet::IpNet, String> {
+    prefix::parse(text).map_err(|fault| fault.to_string())
+}
+
 /// A policy without errors, and what is doubtful about it.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Checked {

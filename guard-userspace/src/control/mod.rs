@@ -2,7 +2,12 @@
 
 mod client;
 
+use std::net::IpAddr;
+
+use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
+
+use crate::blocks::{Block, Scope};
 
 pub use client::{Client, ClientError};
 
@@ -17,10 +22,49 @@ pub struct ApplyRequest {
     pub confirm_within: Option<u64>,
 }
 
+/// Addresses and prefixes to block, all or none.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockRequest {
+    pub nets: Vec<IpNet>,
+    pub scope: Scope,
+    /// Milliseconds; none: forever.
+    pub lasts: Option<u64>,
+    pub reason: Option<String>,
+    /// Where the caller is logged in from, which is not blocked by mistake.
+    pub caller: Option<IpAddr>,
+    /// Blocks whom guard would refuse to.
+    pub force: bool,
+}
+
+/// Addresses and prefixes whose blocks end.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnblockRequest {
+    pub nets: Vec<IpNet>,
+}
+
+/// A block, and what it has dropped.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct BlockStatus {
+    #[serde(flatten)]
+    pub block: Block,
+    /// Packets, by all blocks of this address or prefix.
+    pub dropped: u64,
+}
+
+impl From<(Block, u64)> for BlockStatus {
+    fn from((block, dropped): (Block, u64)) -> Self {
+        Self { block, dropped }
+    }
+}
+
 /// The paths of the control socket. The version is that of the answers' shapes.
 pub mod path {
     pub const STATUS: &str = "/v1/status";
     pub const EXPLAIN: &str = "/v1/explain";
+    pub const BLOCK: &str = "/v1/block";
+    pub const UNBLOCK: &str = "/v1/unblock";
+    pub const BLOCKS: &str = "/v1/blocks";
+    pub const EVENTS: &str = "/v1/events";
     pub const RELOAD: &str = "/v1/reload";
     pub const APPLY: &str = "/v1/apply";
     pub const CONFIRM: &str = "/v1/confirm";

@@ -57,21 +57,38 @@ impl Maps {
         }
     }
 
+    /// The block of exactly this address or prefix.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn block(&self, net: &IpNet) -> Result<Option<Block>, Error> {
+        if is_address(net) {
+            let addresses = HashMap::<&MapData, [u8; 16], Block>::try_from(self.get(ADDRESSES)?)?;
+            return match addresses.get(&Address::from(net.addr()).to_bytes(), 0) {
+                Ok(block) => Ok(Some(block)),
+                Err(MapError::KeyNotFound) => Ok(None),
+                Err(error) => Err(error.into()),
+            };
+        }
+        // A look-up finds the longest prefix that there is, which may be a shorter one; so all are read. They are few.
+        let blocks = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
+            .map_err(|source| Error::Table { table: PREFIXES, source })?;
+        Ok(blocks.into_iter().find_map(|(key, block)| (net_of(&key)? == *net).then_some(block)))
+    }
+
     /// All blocks, in no order.
     ///
     /// # Errors
     /// When the tables cannot be read.
     pub fn blocks(&self) -> Result<Vec<(IpNet, Block)>, Error> {
-        let mut blocks = Vec::new();
-        for entry in HashMap::<&MapData, [u8; 16], Block>::try_from(self.get(ADDRESSES)?)?.iter() {
-            let (address, block) = entry?;
-            blocks.push((IpNet::from(IpAddr::from(Address::v6(address))), block));
-        }
-        for entry in LpmTrie::<&MapData, [u8; 16], Block>::try_from(self.get(PREFIXES)?)?.iter() {
-            let (key, block) = entry?;
-            blocks.extend(net_of(&key).map(|net| (net, block)));
-        }
-        Ok(blocks)
+        let addresses = bpf::read_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?)
+            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
+        let prefixes = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
+            .map_err(|source| Error::Table { table: PREFIXES, source })?;
+        let addresses =
+            addresses.into_iter().map(|(address, block)| (IpAddr::from(Address::v6(address)).into(), block));
+        let prefixes = prefixes.into_iter().filter_map(|(key, block)| Some((net_of(&key)?, block)));
+        Ok(addresses.chain(prefixes).collect())
     }
 
     /// Says how many blocks concern the whole host: while there are none, traffic to other ports is not looked up.

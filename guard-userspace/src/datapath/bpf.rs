@@ -14,6 +14,7 @@ const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_GET: libc::c_int = 7;
 const OBJECT_GET_INFO: libc::c_int = 15;
 const BTF_LOAD: libc::c_int = 18;
+const LOOKUP_BATCH: libc::c_int = 24;
 const UPDATE_BATCH: libc::c_int = 26;
 const LINK_DETACH: libc::c_int = 34;
 
@@ -107,6 +108,46 @@ pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, val
         flags: 0,
     };
     call(UPDATE, &mut attributes).map(drop)
+}
+
+/// Reads all pairs of a hash or a trie. What is written meanwhile may be among them or not.
+pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    // SAFETY: plain data is valid for any bytes, zeros included.
+    let zero: (K, V) = unsafe { std::mem::zeroed() };
+    let mut room = 4096;
+    // A hash counts its buckets here, a trie notes its last key.
+    let (mut next, mut last) = ([0_u8; 32], [0_u8; 32]);
+    let mut pairs = Vec::new();
+    let mut begun = false;
+    loop {
+        let (mut keys, mut values) = (vec![zero.0; room], vec![zero.1; room]);
+        let mut attributes = BatchAttributes {
+            in_batch: if begun { last.as_mut_ptr() as u64 } else { 0 },
+            out_batch: next.as_mut_ptr() as u64,
+            keys: keys.as_mut_ptr() as u64,
+            values: values.as_mut_ptr() as u64,
+            count: room as u32,
+            map: map.as_raw_fd().cast_unsigned(),
+            element_flags: 0,
+            flags: 0,
+        };
+        let result = call(LOOKUP_BATCH, &mut attributes);
+        match result.as_ref().map_err(io::Error::raw_os_error) {
+            // A bucket has more than there is room for.
+            Err(Some(libc::ENOSPC)) => {
+                room *= 2;
+                continue;
+            }
+            Ok(_) | Err(Some(libc::ENOENT)) => {}
+            Err(_) => return result.map(|_| pairs),
+        }
+        let count = (attributes.count as usize).min(room);
+        pairs.extend(keys.into_iter().zip(values).take(count));
+        if result.is_err() {
+            return Ok(pairs);
+        }
+        (last, begun) = (next, true);
+    }
 }
 
 /// Opens what is pinned at `path`.

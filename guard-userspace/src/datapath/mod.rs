@@ -34,4 +34,5 @@ pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;
 pub use load::{Capacities, Datapath, KernelLog, Options};
 pub use maps::Maps;
+pub use publish::monotonic_now;
 pub use succession::Succession;

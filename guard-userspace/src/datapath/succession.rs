@@ -6,7 +6,7 @@
 
 use std::ops::RangeInclusive;
 
-use aya::maps::{HashMap, MapData, PerCpuArray};
+use aya::maps::PerCpuArray;
 use guard_common::Verdict;
 use guard_common::abi::{self, Counter, Meter, ServiceName, SourceKey};
 use guard_common::verdict::COUNTERS;
@@ -66,8 +66,7 @@ fn present<T>(table: Result<T, Error>) -> Result<Option<T>, Error> {
 
 impl Maps {
     fn meters(&self) -> Result<Vec<(SourceKey, Meter)>, Error> {
-        let meters = HashMap::<&MapData, SourceKey, Meter>::try_from(self.get("METERS")?)?;
-        Ok(meters.iter().collect::<Result<_, _>>()?)
+        bpf::read_all(self.descriptor("METERS")?).map_err(|source| Error::Table { table: "METERS", source })
     }
 
     fn write_meters(&mut self, meters: &[(SourceKey, Meter)]) -> Result<(), Error> {

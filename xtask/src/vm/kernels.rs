@@ -28,6 +28,8 @@ pub(crate) const KERNELS: [Kernel; 4] = [
 
 /// Debian's releases that have them, with the archive that this machine uses already.
 const SUITES: [&str; 5] = ["bullseye", "bookworm", "bookworm-backports", "trixie-backports", "sid"];
+/// What the names of a kernel's packages begin with; from 7.0 on the kernel and its modules have packages of their own.
+const PARTS: [&str; 3] = ["linux-image-", "linux-binary-", "linux-modules-"];
 const ARCHITECTURE: &str = "-cloud-amd64";
 
 /// A kernel, unpacked.
@@ -78,20 +80,31 @@ impl Archive {
             );
         };
         let root = self.directory.join(version);
-        let image = root.join(format!("boot/vmlinuz-{version}{ARCHITECTURE}"));
-        if !image.exists() {
-            let package = format!("linux-image-{version}{ARCHITECTURE}");
-            process::announce(&format!("Fetching {package}"));
+        if image_in(&root).is_none() {
+            process::announce(&format!("Fetching Linux {version}"));
             let packages = self.directory.join("packages");
             fs::create_dir_all(&packages).context("Could not make a directory for packages.")?;
-            process::run(
-                self.apt("apt-get").args(["--quiet=2", "download", &package]).current_dir(&packages),
-            )?;
-            let file = the_package(&packages, &package)?;
-            process::run(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(&root))?;
-            fs::remove_file(&file).context("Could not remove a package that was unpacked.")?;
+            for part in PARTS {
+                self.fetch(&format!("{part}{version}{ARCHITECTURE}"), &packages, &root)?;
+            }
         }
+        let image =
+            image_in(&root).with_context(|| format!("There is no kernel in the packages of {version}."))?;
         Ok(Unpacked { image, root, version: version.clone() })
+    }
+
+    /// Fetches and unpacks a package, if there is one of this name.
+    fn fetch(&self, package: &str, packages: &Path, root: &Path) -> Result<()> {
+        if !process::answer(self.apt("apt-cache").args(["pkgnames", package]))?
+            .lines()
+            .any(|name| name == package)
+        {
+            return Ok(());
+        }
+        process::run(self.apt("apt-get").args(["--quiet=2", "download", package]).current_dir(packages))?;
+        let file = the_package(packages, package)?;
+        process::run(Command::new("dpkg-deb").arg("--extract").arg(&file).arg(root))?;
+        fs::remove_file(&file).context("Could not remove a package that was unpacked.")
     }
 
     /// The versions that there are, without the word for the kind of machine.
@@ -118,6 +131,25 @@ impl Archive {
         }
         command
     }
+}
+
+/// Where packages put a kernel.
+fn image_in(root: &Path) -> Option<PathBuf> {
+    let places = ["boot", "usr/lib/linux", "usr/lib/modules", "lib/modules"].map(|place| root.join(place));
+    let mut directories: Vec<_> = places.into();
+    while let Some(directory) = directories.pop() {
+        for path in fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path()) {
+            let is_image = path.file_name().is_some_and(|name| name.to_string_lossy().starts_with("vmlinuz"));
+            if is_image && path.is_file() {
+                return Some(path);
+            }
+            // Modules lie deeper than any kernel does.
+            if path.is_dir() && path.file_name().is_some_and(|name| name != "kernel") {
+                directories.push(path);
+            }
+        }
+    }
+    None
 }
 
 /// The package that was just fetched; apt writes odd characters of its version as it likes.

@@ -19,6 +19,7 @@ const PATIENCE: Duration = Duration::from_secs(600);
 /// Boots a kernel with an initramfs, keeps what it says in `log`, and fails unless every part has passed.
 pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path) -> Result<()> {
     let mut machine = Command::new("qemu-system-x86_64");
+    // One processor: with two, qemu 7.2 emulates cmpxchg16b wrongly now and then, and newer kernels panic in their allocator.
     machine.args([
         "-accel",
         "tcg",
@@ -27,7 +28,7 @@ pub(crate) fn run(image: &Path, initramfs: &Path, log: &Path) -> Result<()> {
         "-m",
         "2G",
         "-smp",
-        "2",
+        "1",
         "-nographic",
         "-no-reboot",
         "-nic",

@@ -35,6 +35,10 @@ impl Engine {
             Ok(repaired) => warn!("{repaired} pins were gone, and are there again"),
             Err(error) => problems.push(error.to_string()),
         }
+        let parts = &mut *kernel;
+        if let Err(error) = parts.register.sweep(parts.datapath.maps_mut()) {
+            problems.push(format!("blocks that ended are not removed: {error}"));
+        }
         let keep = self.policies().kept_interfaces();
         kernel.attach_also(&policy, &keep);
         problems.extend(kernel.attached.problems());

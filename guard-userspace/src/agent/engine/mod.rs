@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`policy`] | makes a policy live, and takes one back |
 //! | [`attach`] | keeps the program on the interfaces that the policy names |
+//! | [`blocks`] | blocks and unblocks |
 //! | [`health`] | holds what is believed against what is |
 //!
 //! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
 //! second time for that, and a scrape does not wait for a million blocks.
 
 mod attach;
+mod blocks;
 mod health;
 mod policy;
 
@@ -22,11 +24,13 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ExplainQuery, Settings, explain, status};
+use crate::blocks::Register;
 use crate::config::{LogLevel, OnExit, Source};
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::explain::Explanation;
 
 use attach::Attached;
+pub use blocks::{blocks_of, check as check_blocks};
 pub use health::Health;
 use policy::Policies;
 pub use policy::{Applied, ApplyError};
@@ -50,6 +54,7 @@ pub struct Engine {
 struct Kernel {
     datapath: Datapath,
     attached: Attached,
+    register: Register,
 }
 
 impl Engine {
@@ -76,9 +81,10 @@ impl Engine {
             fixed_time: None,
         })?;
         datapath.succession().inspect(|succession| announce(succession));
+        let register = Register::open(settings.state.clone(), datapath.maps_mut())?;
         let generation = policy::publish(&mut datapath, policy, None)?;
         datapath.complete()?;
-        let mut kernel = Kernel { datapath, attached: Attached::default() };
+        let mut kernel = Kernel { datapath, attached: Attached::default(), register };
         kernel.attach_all(policy);
         kernel.attached.require_one()?;
         kernel.datapath.retire()?;

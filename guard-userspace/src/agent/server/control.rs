@@ -24,7 +24,9 @@ use super::peer::Peer;
 use super::{answer, blocking, refuse};
 use crate::agent::engine::ApplyError;
 use crate::agent::{Engine, ExplainQuery};
-use crate::control::{ApplyRequest, path};
+use crate::blocks::RegisterError;
+use crate::control::{ApplyRequest, BlockRequest, UnblockRequest, path};
+use crate::ledger::EventQuery;
 
 type Shared = State<Arc<Engine>>;
 type Caller = Extension<Peer>;
@@ -47,6 +49,10 @@ pub(in crate::agent) async fn serve(
     let router = Router::new()
         .route(path::STATUS, get(status))
         .route(path::EXPLAIN, get(explain))
+        .route(path::BLOCK, post(block))
+        .route(path::UNBLOCK, post(unblock))
+        .route(path::BLOCKS, get(blocks))
+        .route(path::EVENTS, get(events))
         .route(path::RELOAD, post(reload))
         .route(path::APPLY, post(apply))
         .route(path::CONFIRM, post(confirm))
@@ -90,6 +96,35 @@ async fn explain(State(engine): Shared, Query(query): Query<ExplainQuery>) -> Re
     answer(blocking(move || engine.explain(&query)).await)
 }
 
+async fn block(
+    State(engine): Shared,
+    Extension(peer): Caller,
+    Json(request): Json<BlockRequest>,
+) -> Response {
+    answer(blocking(move || engine.block(&request, &peer)).await)
+}
+
+async fn unblock(
+    State(engine): Shared,
+    Extension(peer): Caller,
+    Json(request): Json<UnblockRequest>,
+) -> Response {
+    match blocking(move || Ok(engine.unblock(&request.nets, &peer))).await {
+        Ok(Ok(unblocked)) => Json(json!({ "unblocked": unblocked })).into_response(),
+        Ok(Err(error @ RegisterError::NotBlocked { .. })) => not_found(&error.to_string()),
+        Ok(Err(error)) => refuse(&error.into()),
+        Err(failure) => refuse(&failure),
+    }
+}
+
+async fn blocks(State(engine): Shared) -> Response {
+    answer(blocking(move || engine.blocks()).await)
+}
+
+async fn events(State(engine): Shared, Query(query): Query<EventQuery>) -> Response {
+    answer(blocking(move || engine.events(&query)).await)
+}
+
 async fn reload(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} asks for a reload");
     applied(blocking(move || Ok(engine.reload())).await)
@@ -110,11 +145,9 @@ async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} confirms the policy");
     match blocking(move || engine.confirm()).await {
         Ok(Some(generation)) => Json(json!({ "generation": generation })).into_response(),
-        Ok(None) => {
-            let error =
-                "no policy waits for a confirmation: none was applied with --confirm, or its time is over";
-            (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
-        }
+        Ok(None) => not_found(
+            "no policy waits for a confirmation: none was applied with --confirm, or its time is over",
+        ),
         Err(failure) => refuse(&failure),
     }
 }
@@ -122,6 +155,10 @@ async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
 async fn detach(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} takes guard out of the kernel");
     answer(blocking(move || engine.detach()).await.map(|interfaces| json!({ "interfaces": interfaces })))
+}
+
+fn not_found(error: &str) -> Response {
+    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
 }
 
 fn applied(result: Result<Result<crate::agent::Applied, ApplyError>>) -> Response {

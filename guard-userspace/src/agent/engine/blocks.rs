@@ -1,0 +1,79 @@
+//! Blocks, as they are asked for over the control socket.
+
+use anyhow::Result;
+use ipnet::IpNet;
+
+use super::Engine;
+use crate::agent::Peer;
+use crate::blocks::{self, Block, Blocked, Origin, Protected, Refusal, RegisterError};
+use crate::control::{BlockRequest, BlockStatus};
+use crate::ledger::{Event, EventQuery};
+
+impl Engine {
+    /// Blocks all that is asked for, or nothing of it.
+    ///
+    /// # Errors
+    /// When somebody would be hit who must not be, or the kernel has no room.
+    pub fn block(&self, request: &BlockRequest, peer: &Peer) -> Result<Blocked> {
+        let trusted: Vec<IpNet> = self.policies().live().trusted.iter().map(|prefix| prefix.net).collect();
+        check(request, trusted)?;
+        let blocks = blocks_of(request, &peer.to_string());
+        let mut kernel = self.kernel();
+        let kernel = &mut *kernel;
+        Ok(kernel.register.block(kernel.datapath.maps_mut(), &blocks)?)
+    }
+
+    /// Ends blocks. Returns how many there were.
+    ///
+    /// # Errors
+    /// When the only one was not blocked, or the kernel refuses.
+    pub fn unblock(&self, nets: &[IpNet], peer: &Peer) -> Result<usize, RegisterError> {
+        let mut kernel = self.kernel();
+        let kernel = &mut *kernel;
+        kernel.register.unblock(kernel.datapath.maps_mut(), nets, &peer.to_string())
+    }
+
+    /// # Errors
+    /// When the ledger or the maps cannot be read.
+    pub fn blocks(&self) -> Result<Vec<BlockStatus>> {
+        let mut kernel = self.kernel();
+        Ok(kernel.register.list(&self.maps)?.into_iter().map(BlockStatus::from).collect())
+    }
+
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
+        Ok(self.kernel().register.events(query)?)
+    }
+}
+
+/// Whether nobody is hit who must not be.
+///
+/// # Errors
+/// With whom, and why not.
+pub fn check(request: &BlockRequest, trusted: Vec<IpNet>) -> Result<(), Refusal> {
+    if request.force {
+        return Ok(());
+    }
+    let mut protected = Protected::of_host();
+    protected.add_nets(trusted, "trusted by the policy");
+    protected.add(request.caller, "where you are logged in from");
+    request.nets.iter().try_for_each(|net| protected.check(net))
+}
+
+/// The blocks that a request asks for.
+pub fn blocks_of(request: &BlockRequest, by: &str) -> Vec<Block> {
+    let since = blocks::now();
+    let until = request.lasts.map(|time| since.saturating_add(time));
+    let block = |net: &IpNet| Block {
+        net: *net,
+        scope: request.scope,
+        origin: Origin::Manual,
+        reason: request.reason.clone(),
+        evidence: None,
+        by: by.into(),
+        since,
+        until,
+    };
+    request.nets.iter().map(block).collect()
+}

@@ -1,0 +1,86 @@
+//! Blocks: of whom, for how long, why; in the kernel and in the ledger at once.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | [`register`] | blocks and unblocks, with and without an agent |
+//! | [`nested`] | prefixes within prefixes: what the kernel must be told of each |
+//! | [`protected`] | whom a block must not hit by mistake |
+//! | [`list`] | lists from standard input |
+
+pub mod list;
+mod nested;
+pub mod protected;
+mod register;
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+pub use protected::{Protected, Refusal};
+pub use register::{Blocked, Register, RegisterError};
+
+/// What a block keeps out.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Scope {
+    /// All traffic of the source.
+    Host,
+    /// Its traffic to guarded ports.
+    Services,
+}
+
+/// Who made a block.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Origin {
+    Manual,
+    Auto,
+}
+
+/// A block as the ledger keeps it. Times are milliseconds since the epoch.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Block {
+    pub net: IpNet,
+    pub scope: Scope,
+    pub origin: Origin,
+    pub reason: Option<String>,
+    /// What an automatic block goes by, with its figures.
+    pub evidence: Option<Value>,
+    /// Who asked for it.
+    pub by: String,
+    pub since: u64,
+    /// None: forever.
+    pub until: Option<u64>,
+}
+
+impl Scope {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Host => "host",
+            Self::Services => "services",
+        }
+    }
+}
+
+impl Origin {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Manual => "manual",
+            Self::Auto => "auto",
+        }
+    }
+}
+
+/// Milliseconds since the epoch.
+pub fn now() -> u64 {
+    let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
+    u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+/// The later of two ends.
+fn later(a: Option<u64>, b: Option<u64>) -> Option<u64> {
+    // None is forever.
+    Some(a?.max(b?))
+}

@@ -1,0 +1,138 @@
+//! Whom a block must not hit by mistake: the host itself, its way to the world, those that the policy trusts, and whoever asks.
+
+use std::fs;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+
+use ipnet::IpNet;
+use nix::ifaddrs::getifaddrs;
+
+/// Wider prefixes are hardly ever meant.
+const WIDEST_V4: u8 = 8;
+const WIDEST_V6: u8 = 32;
+
+/// Addresses and prefixes, each with why.
+#[derive(Clone, Debug, Default)]
+pub struct Protected {
+    nets: Vec<(IpNet, &'static str)>,
+}
+
+/// Why something is not blocked.
+#[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
+pub enum Refusal {
+    #[error("{net} is not blocked: {hit} is {why}; --force blocks it all the same")]
+    Protected { net: IpNet, hit: IpNet, why: &'static str },
+    #[error("{net} is not blocked: it is wider than /{widest}; --force blocks it all the same")]
+    Wide { net: IpNet, widest: u8 },
+}
+
+impl Protected {
+    /// What this host knows by itself: its addresses, its gateways, its resolvers.
+    pub fn of_host() -> Self {
+        let mut protected = Self::default();
+        for interface in getifaddrs().into_iter().flatten() {
+            let Some(address) = interface.address else { continue };
+            let v4 = address.as_sockaddr_in().map(|address| IpAddr::V4(address.ip()));
+            let v6 = address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
+            protected.add(v4.or(v6), "an address of this host");
+        }
+        let read = |path| fs::read_to_string(path).unwrap_or_default();
+        for line in read("/proc/self/net/route").lines() {
+            protected.add(gateway_v4(line).map(IpAddr::V4), "a gateway of this host");
+        }
+        for line in read("/proc/self/net/ipv6_route").lines() {
+            protected.add(gateway_v6(line).map(IpAddr::V6), "a gateway of this host");
+        }
+        for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
+            for line in read(file).lines() {
+                protected.add(resolver(line), "a name server of this host");
+            }
+        }
+        protected
+    }
+
+    pub fn add(&mut self, address: Option<IpAddr>, why: &'static str) {
+        self.nets.extend(address.map(|address| (IpNet::from(address), why)));
+    }
+
+    pub fn add_nets(&mut self, nets: impl IntoIterator<Item = IpNet>, why: &'static str) {
+        self.nets.extend(nets.into_iter().map(|net| (net, why)));
+    }
+
+    /// # Errors
+    /// When a block of `net` would hit somebody who is protected, or very many.
+    pub fn check(&self, net: &IpNet) -> Result<(), Refusal> {
+        let widest = if net.addr().is_ipv4() { WIDEST_V4 } else { WIDEST_V6 };
+        if net.prefix_len() < widest {
+            return Err(Refusal::Wide { net: *net, widest });
+        }
+        match self.nets.iter().find(|(hit, _)| net.contains(hit) || hit.contains(net)) {
+            Some((hit, why)) => Err(Refusal::Protected { net: *net, hit: *hit, why }),
+            None => Ok(()),
+        }
+    }
+}
+
+/// A line of /proc/net/route: interface, destination, gateway, …; numbers in hexadecimal, in the byte order of the host.
+fn gateway_v4(line: &str) -> Option<Ipv4Addr> {
+    let gateway = u32::from_str_radix(line.split_whitespace().nth(2)?, 16).ok()?;
+    (gateway != 0).then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
+}
+
+/// A line of /proc/net/ipv6_route: destination, length, source, length, gateway, ….
+fn gateway_v6(line: &str) -> Option<Ipv6Addr> {
+    let gateway = u128::from_str_radix(line.split_whitespace().nth(4)?, 16).ok()?;
+    (gateway != 0).then(|| Ipv6Addr::from(gateway))
+}
+
+/// A line of resolv.conf.
+fn resolver(line: &str) -> Option<IpAddr> {
+    let mut words = line.split_whitespace();
+    let address = words.next().filter(|word| *word == "nameserver").and_then(|_| words.next())?;
+    address.split('%').next()?.parse().ok()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn gateways_and_resolvers_are_read() {
+        let route = "eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0";
+        assert_eq!(gateway_v4(route), Some(Ipv4Addr::new(192, 168, 2, 1)));
+        assert_eq!(gateway_v4("Iface\tDestination\tGateway"), None);
+        assert_eq!(gateway_v4("eth0\t0002A8C0\t00000000\t0001"), None);
+        let zero = "0".repeat(32);
+        let route = format!("{zero} 00 {zero} 00 fe80{}1 00000400 1 0 3 eth0", "0".repeat(27));
+        assert_eq!(gateway_v6(&route), Some("fe80::1".parse().unwrap()));
+        assert_eq!(resolver("nameserver 10.0.0.53"), Some("10.0.0.53".parse().unwrap()));
+        assert_eq!(resolver("nameserver fe80::1%eth0"), Some("fe80::1".parse().unwrap()));
+        assert_eq!(resolver("search example.org"), None);
+    }
+
+    #[test]
+    fn what_is_protected_is_refused_from_both_sides() {
+        let mut protected = Protected::default();
+        protected.add(Some("10.0.0.5".parse().unwrap()), "a test");
+        protected.add_nets(["fd00:5::/64".parse().unwrap()], "a test");
+        let cases = [
+            ("10.0.0.5/32", false),
+            ("10.0.0.0/24", false),
+            ("10.0.0.6/32", true),
+            ("fd00:5::1/128", false),
+            ("fd00::/31", false),
+            ("fd00:6::/64", true),
+            ("0.0.0.0/0", false),
+            ("64.0.0.0/7", false),
+            ("64.0.0.0/8", true),
+        ];
+        for (net, fine) in cases {
+            let checked = protected.check(&net.parse().unwrap());
+            assert_eq!(checked.is_ok(), fine, "{net}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn loopback_is_an_address_of_this_host() {
+        assert!(Protected::of_host().check(&"127.0.0.1/32".parse().unwrap()).is_err());
+    }
+}

@@ -1,0 +1,133 @@
+use std::io::Read;
+use std::process::ExitCode;
+use std::time::Duration;
+
+use anyhow::{Context, Result, bail};
+use clap::{Args, ValueEnum};
+use ipnet::IpNet;
+
+use super::Global;
+use super::caller::login_address;
+use super::output::{print, print_json};
+use crate::agent;
+use crate::blocks::{Blocked, Register, Scope, list};
+use crate::config::parse_prefix;
+use crate::control::{BlockRequest, ClientError, path};
+use crate::datapath::Maps;
+
+/// Block an address or a prefix, now
+#[derive(Args, Debug)]
+#[command(after_help = "\
+To block what is blocked is no error: the longer of the two times holds. The host's own addresses, its gateways and name servers, those
+that the policy trusts, where you are logged in from, and prefixes wider than /8 (IPv6: /32) are refused without --force. Works without
+a running agent, too.
+
+Examples:
+  guard block 10.66.1.2                                   all of its traffic, until `guard unblock`
+  guard block 10.66.1.2 --for 1h --scope services --reason \"scans us\"
+  guard block fd00:66::/48 --for 7d
+  curl -s https://feed.example/list | guard block - --for 1d")]
+pub(super) struct Block {
+    /// Address or prefix; - reads a list from standard input, one a line
+    #[arg(value_name = "ADDR_OR_CIDR")]
+    net: String,
+    /// For how long [default: forever]
+    #[arg(long = "for", value_name = "TIME", value_parser = lasting)]
+    lasts: Option<Duration>,
+    /// All traffic of the source, or that to guarded ports
+    #[arg(long, default_value = "host")]
+    scope: ScopeName,
+    /// Why, for those who find it later
+    #[arg(long, value_name = "TEXT")]
+    reason: Option<String>,
+    /// Block whom guard would refuse to
+    #[arg(long)]
+    force: bool,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum ScopeName {
+    Host,
+    Services,
+}
+
+fn lasting(text: &str) -> Result<Duration, String> {
+    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1h or 7d"))?;
+    if time < Duration::from_secs(1) { Err("at least 1s".into()) } else { Ok(time) }
+}
+
+impl Block {
+    pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
+        let request = BlockRequest {
+            nets: nets(&self.net)?,
+            scope: match self.scope {
+                ScopeName::Host => Scope::Host,
+                ScopeName::Services => Scope::Services,
+            },
+            lasts: self.lasts.map(|time| u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
+            reason: self.reason,
+            caller: login_address(),
+            force: self.force,
+        };
+        let blocked = match global.client().post::<Blocked>(path::BLOCK, &request) {
+            Ok(blocked) => blocked,
+            Err(ClientError::NoAgent(_)) => without_agent(global, &request)?,
+            Err(error) => return Err(error.into()),
+        };
+        if let Some(error) = &blocked.not_recorded {
+            eprintln!("guard: the block holds, but is lost at the next boot: {error}");
+        }
+        if global.json {
+            print_json(&blocked)?;
+        } else {
+            print(&said(&request, &blocked))?;
+        }
+        Ok(ExitCode::SUCCESS)
+    }
+}
+
+fn said(request: &BlockRequest, blocked: &Blocked) -> String {
+    let time = request.lasts.map_or_else(
+        || "until it is unblocked".to_owned(),
+        |time| format!("for {}", humantime::format_duration(Duration::from_millis(time))),
+    );
+    match (request.nets.as_slice(), blocked) {
+        ([net], Blocked { added: 1, .. }) => format!("{net} is blocked {time}\n"),
+        ([net], _) => format!("{net} was blocked already; the longer of the two times holds\n"),
+        (_, Blocked { added, already, .. }) => {
+            format!("{added} are blocked {time}, {already} were already\n")
+        }
+    }
+}
+
+/// What the argument stands for: itself, or the list on standard input.
+pub(super) fn nets(argument: &str) -> Result<Vec<IpNet>> {
+    if argument != "-" {
+        return match parse_prefix(argument) {
+            Ok(net) => Ok(vec![net]),
+            Err(why) => bail!("{why}"),
+        };
+    }
+    let mut text = String::new();
+    std::io::stdin().read_to_string(&mut text).context("cannot read the list from standard input")?;
+    let mut nets = list::parse(&text).context("nothing of the list was used")?;
+    nets.sort_unstable();
+    nets.dedup();
+    Ok(nets)
+}
+
+/// Who did it, as the ledger says it of commands that found no agent.
+pub(super) fn myself() -> String {
+    let uid = nix::unistd::getuid();
+    let user =
+        nix::unistd::User::from_uid(uid).ok().flatten().map_or_else(|| "somebody".into(), |user| user.name);
+    format!("{user} (uid {uid}, process {})", std::process::id())
+}
+
+fn without_agent(global: &Global, request: &BlockRequest) -> Result<Blocked> {
+    let mut maps = Maps::open(&global.pins())?;
+    // What the policy trusts, only the agent knows; the program lets it through to guarded ports all the same.
+    agent::check_blocks(request, Vec::new())?;
+    let mut register = Register::open(global.state.clone(), &mut maps)?;
+    Ok(register.block(&mut maps, &agent::blocks_of(request, &myself()))?)
+}

@@ -1,0 +1,144 @@
+//! The audit log.
+
+use std::net::IpAddr;
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rusqlite::params;
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
+
+use super::{Ledger, LedgerError};
+
+/// The log is kept within both bounds; what is older goes.
+const MOST: i64 = 100_000;
+const OLDEST: Duration = Duration::from_secs(90 * 24 * 3600);
+
+/// What was done.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Action {
+    Block,
+    Unblock,
+    /// A block that came to its end.
+    Expire,
+    Start,
+    Stop,
+    Reload,
+    Apply,
+    Confirm,
+    Detach,
+}
+
+/// Something that was done or refused.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Event {
+    /// Milliseconds since the epoch.
+    pub at: u64,
+    pub action: Action,
+    pub net: Option<IpNet>,
+    pub by: String,
+    /// `done`, or why not.
+    pub outcome: String,
+    pub details: Option<Value>,
+}
+
+/// Which events are asked for.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct EventQuery {
+    /// Those about this address: about itself or about a network around it.
+    pub source: Option<IpAddr>,
+    /// The last so many; none: all.
+    pub last: Option<usize>,
+}
+
+impl Action {
+    const ALL: [Self; 9] = [
+        Self::Block,
+        Self::Unblock,
+        Self::Expire,
+        Self::Start,
+        Self::Stop,
+        Self::Reload,
+        Self::Apply,
+        Self::Confirm,
+        Self::Detach,
+    ];
+
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Block => "block",
+            Self::Unblock => "unblock",
+            Self::Expire => "expire",
+            Self::Start => "start",
+            Self::Stop => "stop",
+            Self::Reload => "reload",
+            Self::Apply => "apply",
+            Self::Confirm => "confirm",
+            Self::Detach => "detach",
+        }
+    }
+}
+
+impl Ledger {
+    /// Adds events, and lets go of those past the bounds.
+    ///
+    /// # Errors
+    /// When the disk does not take them.
+    pub fn record(&mut self, events: &[Event]) -> Result<(), LedgerError> {
+        let transaction = self.connection.transaction()?;
+        let mut insert = transaction.prepare_cached(
+            "INSERT INTO events (at, action, net, by, outcome, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+        )?;
+        for event in events {
+            insert.execute(params![
+                event.at.cast_signed(),
+                event.action.name(),
+                event.net.map(|net| net.to_string()),
+                event.by,
+                event.outcome,
+                event.details.as_ref().map(ToString::to_string),
+            ])?;
+        }
+        drop(insert);
+        let newest = events.iter().map(|event| event.at).max().unwrap_or(0);
+        let oldest = newest.saturating_sub(u64::try_from(OLDEST.as_millis()).unwrap_or(u64::MAX));
+        transaction.execute("DELETE FROM events WHERE at < ?1", [oldest.cast_signed()])?;
+        transaction.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1", [MOST])?;
+        Ok(transaction.commit()?)
+    }
+
+    /// The events that are asked for, the newest last.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>, LedgerError> {
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT at, action, net, by, outcome, details FROM events ORDER BY id DESC")?;
+        let mut rows = select.query([])?;
+        let mut events = Vec::new();
+        while let Some(row) = rows.next()? {
+            if query.last.is_some_and(|last| events.len() >= last) {
+                break;
+            }
+            let (action, net): (String, Option<String>) = (row.get(1)?, row.get(2)?);
+            let net: Option<IpNet> = net.and_then(|net| net.parse().ok());
+            if query.source.is_some_and(|source| net.is_none_or(|net| !net.contains(&source))) {
+                continue;
+            }
+            let action = Action::ALL.into_iter().find(|known| known.name() == action);
+            let details: Option<String> = row.get(5)?;
+            events.push(Event {
+                at: row.get::<_, i64>(0)?.cast_unsigned(),
+                action: action.ok_or_else(|| LedgerError::Content("an action that nobody knows".into()))?,
+                net,
+                by: row.get(3)?,
+                outcome: row.get(4)?,
+                details: details.and_then(|details| serde_json::from_str(&details).ok()),
+            });
+        }
+        events.reverse();
+        Ok(events)
+    }
+}

@@ -1,0 +1,47 @@
+//! The tables, and how an older file becomes one of today.
+
+use std::path::Path;
+
+use rusqlite::Connection;
+
+use super::LedgerError;
+
+/// Each step brings a file from the version of its index to the next.
+const STEPS: [&str; 1] = ["
+    CREATE TABLE blocks (
+        net      TEXT NOT NULL,     -- address or prefix
+        scope    TEXT NOT NULL,     -- host, services
+        origin   TEXT NOT NULL,     -- manual, auto
+        reason   TEXT,
+        evidence TEXT,              -- JSON
+        by       TEXT NOT NULL,
+        since    INTEGER NOT NULL,  -- milliseconds since the epoch, as all times
+        until    INTEGER,           -- none: forever
+        PRIMARY KEY (net, scope)
+    ) WITHOUT ROWID;
+    CREATE INDEX blocks_until ON blocks (until) WHERE until IS NOT NULL;
+    CREATE TABLE events (
+        id      INTEGER PRIMARY KEY AUTOINCREMENT,
+        at      INTEGER NOT NULL,
+        action  TEXT NOT NULL,
+        net     TEXT,
+        by      TEXT NOT NULL,
+        outcome TEXT NOT NULL,      -- done, or why not
+        details TEXT                -- JSON
+    );
+    CREATE INDEX events_at ON events (at);
+"];
+
+pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
+    let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
+    let found: u32 = transaction.pragma_query_value(None, "user_version", |row| row.get(0))?;
+    let known = STEPS.len() as u32;
+    if found > known {
+        return Err(LedgerError::Newer { path: path.into(), found, known });
+    }
+    for step in &STEPS[found as usize..] {
+        transaction.execute_batch(step)?;
+    }
+    transaction.pragma_update(None, "user_version", known)?;
+    Ok(transaction.commit()?)
+}

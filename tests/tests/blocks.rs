@@ -1,0 +1,292 @@
+//! Blocks as a person sets them: what they stop, how long, who is spared, and what outlives agent, boot and disk.
+
+use std::fs;
+use std::io::Write;
+use std::process::Stdio;
+use std::time::{Duration, Instant};
+
+use anyhow::{Context, Result, ensure};
+use guard_tests::guard::Guard;
+use guard_tests::net::Host;
+use guard_tests::pause_free::Traffic;
+use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
+use guard_tests::wait;
+use guard_userspace::blocks::Scope;
+use guard_userspace::control::{BlockRequest, path};
+use nix::sys::signal::Signal;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn policy() -> String {
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nprotocols = [\"udp\"]\nallow = {ALLOW}\n\
+         [trusted]\nprefixes = [\"10.77.9.9\"]\n"
+    )
+}
+
+fn ping(host: &Host) -> bool {
+    host.output("ping", &["-c", "1", "-W", "1", SERVER[0]]).is_ok_and(|(ok, _)| ok)
+}
+
+fn run(guard: &Guard<'_>, arguments: &[&str]) -> Result<String> {
+    let (code, stdout, stderr) = guard.output(arguments)?;
+    ensure!(code == Some(0), "{arguments:?}: {stderr}");
+    Ok(stdout)
+}
+
+/// The blocks as `guard blocks --json` lists them: networks, and seconds that are left (none: forever).
+fn blocks(guard: &Guard<'_>) -> Result<Vec<(String, Option<f64>)>> {
+    let list: Value = serde_json::from_str(&run(guard, &["blocks", "--json"])?)?;
+    let now = std::time::SystemTime::now().duration_since(std::time::UNIX_EPOCH)?.as_millis() as f64;
+    let block = |block: &Value| {
+        let net = block["net"].as_str().context("no net")?.trim_end_matches("/32").to_owned();
+        Ok((net, block["until"].as_f64().map(|until| (until - now) / 1000.0)))
+    };
+    list.as_array().context("no list")?.iter().map(block).collect()
+}
+
+#[test]
+fn a_block_takes_effect_at_once_and_ends_by_itself_or_by_command() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    let traffic = Traffic::start(&scene, 8000)?;
+    ensure!(traffic.client_goes_on(500) && ping(&scene.client));
+    // Of the scope services: the guarded port, and nothing else.
+    run(&guard, &["block", CLIENT[0], "--scope", "services", "--for", "2s", "--reason", "a test"])?;
+    ensure!(!traffic.client_goes_on_within(200, Duration::from_millis(500)), "the guarded port is closed");
+    ensure!(ping(&scene.client), "the host is not");
+    ensure!(traffic.client_goes_on(200), "the block ends by itself");
+    ensure!(
+        wait::within(PATIENCE, || blocks(&guard).is_ok_and(|blocks| blocks.is_empty())),
+        "and leaves the list"
+    );
+    // Of the scope host: everything.
+    run(&guard, &["block", "10.77.1.0/24"])?;
+    ensure!(!ping(&scene.client) && ping(&scene.stranger), "the network, and nobody else");
+    let list: Value = serde_json::from_str(&run(&guard, &["blocks", "--json"])?)?;
+    ensure!(list[0]["dropped"].as_u64() > Some(0) && list[0]["origin"] == "manual", "{list}");
+    let (code, _, stderr) = guard.output(&["unblock", CLIENT[0]])?;
+    ensure!(code == Some(3) && stderr.contains("10.77.1.0/24"), "{stderr}");
+    run(&guard, &["unblock", "10.77.1.0/24"])?;
+    ensure!(ping(&scene.client) && traffic.client_goes_on(200));
+    let expired = || run(&guard, &["events"]).is_ok_and(|events| events.contains("expire"));
+    ensure!(
+        wait::within(PATIENCE, expired),
+        "the end of the first one is noted: {}",
+        run(&guard, &["events"])?
+    );
+    let events = run(&guard, &["events", "--source", CLIENT[0]])?;
+    ensure!(events.contains("block 10.77.1.2/32, done, by root") && events.contains("a test"), "{events}");
+    ensure!(events.contains("expire") && events.contains("unblock 10.77.1.0/24"), "{events}");
+    Ok(())
+}
+
+#[test]
+fn the_longer_of_two_times_holds() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    for (time, least) in [("1h", 3590.0), ("10m", 3590.0), ("2h", 7190.0)] {
+        run(&guard, &["block", "10.1.1.1", "--for", time])?;
+        let left = blocks(&guard)?[0].1.context("it ends")?;
+        ensure!(left > least && left < least + 30.0, "after --for {time}: {left} s");
+    }
+    run(&guard, &["block", "10.1.1.1"])?;
+    ensure!(blocks(&guard)? == [("10.1.1.1".to_owned(), None)], "forever is the longest");
+    run(&guard, &["block", "10.1.1.1", "--for", "1h"])?;
+    ensure!(blocks(&guard)? == [("10.1.1.1".to_owned(), None)]);
+    Ok(())
+}
+
+#[test]
+fn nobody_locks_themself_out() -> Result<()> {
+    let scene = Scene::new()?;
+    scene.server.ip("route add default via 10.77.0.254")?;
+    let mut guard = Guard::start(&scene.server, &policy())?;
+    let cases = [
+        (SERVER[0], "an address of this host"),
+        ("10.77.0.0/24", "of this host"),
+        ("10.77.0.254", "a gateway"),
+        ("10.77.9.9", "trusted"),
+        ("10.50.0.7", "where you are logged in from"),
+        ("0.0.0.0/0", "wider than /8"),
+        ("fc00::/7", "wider than /32"),
+        ("10.1.1.1/24", "host bits"),
+        ("nonsense", "not an IP address"),
+    ];
+    for running in [true, false] {
+        for (net, why) in cases {
+            if !running && net == "10.77.9.9" {
+                // Only the agent knows the policy.
+                continue;
+            }
+            let mut command = guard.command(&["block", net])?;
+            let output = command.env("SSH_CONNECTION", "10.50.0.7 50000 10.77.0.1 22").output()?;
+            let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+            ensure!(
+                output.status.code() == Some(1) && stderr.contains(why),
+                "{net}, agent {running}: {stderr}"
+            );
+        }
+        ensure!(blocks(&guard)?.is_empty(), "agent {running}");
+        if running {
+            guard.end(Signal::SIGTERM)?;
+        }
+    }
+    guard.run()?;
+    run(&guard, &["block", "10.77.9.9", "--force"])?;
+    ensure!(blocks(&guard)?.len() == 1, "whoever insists is obeyed");
+    Ok(())
+}
+
+#[test]
+fn blocks_outlive_restart_and_reboot_with_the_time_that_is_left() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy())?;
+    for (net, time) in [("10.1.1.1", "1h"), ("10.2.0.0/16", "1h"), ("10.3.3.3", "2s"), ("10.4.0.0/16", "2s")]
+    {
+        run(&guard, &["block", net, "--for", time])?;
+    }
+    run(&guard, &["block", "10.5.5.5"])?;
+    let made = Instant::now();
+    for reboot in [false, true] {
+        guard.end(Signal::SIGTERM)?;
+        if reboot {
+            // What a reboot leaves: no pins.
+            let (code, ..) = guard.output(&["detach"])?;
+            ensure!(code == Some(0) && !guard.pins().exists());
+        }
+        std::thread::sleep(Duration::from_secs(2).saturating_sub(made.elapsed()));
+        guard.run()?;
+        let mut left = blocks(&guard)?;
+        left.sort_by(|a, b| a.0.cmp(&b.0));
+        let nets: Vec<_> = left.iter().map(|(net, _)| net.as_str()).collect();
+        ensure!(nets == ["10.1.1.1", "10.2.0.0/16", "10.5.5.5"], "reboot {reboot}: {left:?}");
+        let expected = 3600.0 - made.elapsed().as_secs_f64();
+        for (net, left) in &left[..2] {
+            let left = left.context("it ends")?;
+            ensure!((left - expected).abs() < 2.0, "reboot {reboot}: {net} has {left} s left of {expected}");
+        }
+        for (net, verdict) in [
+            ("10.1.1.1", "drop"),
+            ("10.2.9.9", "drop"),
+            ("10.5.5.5", "drop"),
+            ("10.3.3.3", "pass"),
+            ("10.4.1.1", "pass"),
+        ] {
+            let explained: Value =
+                serde_json::from_str(&run(&guard, &["explain", net, "--port", "22", "--json"])?)?;
+            ensure!(explained[0]["verdict"] == verdict, "reboot {reboot}: {net}: {explained}");
+        }
+    }
+    Ok(())
+}
+
+#[test]
+fn without_an_agent_the_commands_work_and_the_next_agent_knows() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy())?;
+    run(&guard, &["block", "10.1.1.1"])?;
+    guard.kill()?;
+    run(&guard, &["block", CLIENT[0], "--for", "1h"])?;
+    ensure!(!ping(&scene.client), "it holds without an agent");
+    run(&guard, &["unblock", "10.1.1.1"])?;
+    ensure!(blocks(&guard)?.len() == 1);
+    guard.run()?;
+    let left = blocks(&guard)?;
+    ensure!(left.len() == 1 && left[0].0 == CLIENT[0], "{left:?}");
+    ensure!(!ping(&scene.client));
+    run(&guard, &["unblock", CLIENT[0]])?;
+    ensure!(ping(&scene.client));
+    Ok(())
+}
+
+#[test]
+fn lists_are_taken_whole_or_not_at_all_and_quickly() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    let feed = |text: &str, verb: &str| -> Result<(Option<i32>, String)> {
+        let mut command = guard.command(&[verb, "-"])?;
+        let mut child =
+            command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
+        child.stdin.take().context("no stdin")?.write_all(text.as_bytes())?;
+        let output = child.wait_with_output()?;
+        Ok((
+            output.status.code(),
+            String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).into_owned(),
+        ))
+    };
+    let (code, said) = feed("10.1.1.1\n10.2.2.2/8\n", "block")?;
+    ensure!(code == Some(1) && said.contains("line 2") && blocks(&guard)?.is_empty(), "{said}");
+    let (code, said) = feed(&format!("10.1.1.1\n{}\n", SERVER[0]), "block")?;
+    ensure!(code == Some(1) && said.contains("of this host") && blocks(&guard)?.is_empty(), "{said}");
+    let many: String = (0..100_000_u32)
+        .map(|number| format!("100.{}.{}.{}\n", 64 + (number >> 16), number >> 8 & 255, number & 255))
+        .collect();
+    let start = Instant::now();
+    let (code, said) = feed(&many, "block")?;
+    let took = start.elapsed();
+    println!("100,000 addresses from standard input: {took:.2?}");
+    ensure!(code == Some(0) && said.starts_with("100000 are blocked"), "{said}");
+    ensure!(took < PATIENCE, "{took:?}");
+    let (code, said) = feed(&many, "unblock")?;
+    ensure!(code == Some(0) && said.starts_with("100000 are not"), "{said}");
+    ensure!(blocks(&guard)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_disk_that_is_full_lets_nobody_in() -> Result<()> {
+    let scene = Scene::new()?;
+    let mut guard = Guard::install(&scene.server, &policy())?;
+    let disk = guard.small_disk()?;
+    guard.run()?;
+    // All that is left of the disk.
+    let filler = disk.path().join("filler");
+    let mut file = fs::File::create(&filler)?;
+    while file.write_all(&[0; 4096]).is_ok() {}
+    drop(file);
+    let mut refused = 0;
+    for number in 0..200 {
+        let (code, _, stderr) = guard.output(&["block", &format!("10.9.{number}.1")])?;
+        ensure!(code == Some(0), "{stderr}");
+        refused += usize::from(stderr.contains("lost at the next boot"));
+    }
+    ensure!(refused > 0, "the disk was not full");
+    let explained = run(&guard, &["explain", "10.9.199.1", "--port", "22"])?;
+    ensure!(explained.contains("DROP"), "the block holds: {explained}");
+    fs::remove_file(&filler)?;
+    let (code, _, stderr) = guard.output(&["block", "10.10.1.1"])?;
+    ensure!(code == Some(0) && stderr.is_empty(), "there is room again: {stderr}");
+    Ok(())
+}
+
+#[test]
+fn a_block_is_in_force_in_milliseconds() -> Result<()> {
+    const ROUNDS: usize = 20;
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    let mut times: Vec<Duration> = (0..ROUNDS)
+        .map(|number| {
+            let start = Instant::now();
+            run(&guard, &["block", &format!("10.8.0.{number}")])?;
+            Ok(start.elapsed())
+        })
+        .collect::<Result<_>>()?;
+    times.sort();
+    println!("a whole `guard block`: median {:?}, longest {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
+    ensure!(times[ROUNDS / 2] < Duration::from_millis(100), "{times:?}");
+    // By the socket, as scripts do it.
+    let request = BlockRequest {
+        nets: vec!["10.8.1.1/32".parse()?],
+        scope: Scope::Host,
+        lasts: None,
+        reason: None,
+        caller: None,
+        force: false,
+    };
+    let start = Instant::now();
+    guard.client().post::<Value>(path::BLOCK, &request)?;
+    println!("over the socket: {:?}", start.elapsed());
+    Ok(())
+}
