@@ -220,6 +220,40 @@ fn others_than_root_and_the_group_are_refused_in_a_sentence() -> Result<()> {
     Ok(())
 }
 
+#[test]
+fn another_user_with_three_capabilities_is_enough() -> Result<()> {
+    const NOBODY: u32 = 65534;
+    let scene = Scene::new()?;
+    let guard = Guard::install(&scene.server, &policy(ALLOW))?;
+    let directory = guard.socket().parent().context("a directory")?.to_owned();
+    fs::set_permissions(&directory, fs::Permissions::from_mode(0o755))?;
+    let copy = directory.join("guard");
+    fs::copy(binary()?, &copy)?;
+    std::os::unix::fs::chown(&directory, Some(NOBODY), Some(NOBODY))?;
+    let mut command = scene.server.command("setpriv");
+    command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
+    let capabilities = "-all,+bpf,+perfmon,+net_admin";
+    command.args([format!("--inh-caps={capabilities}"), format!("--ambient-caps={capabilities}")]);
+    command.arg(&copy).args(["run", "--config", &guard.policy_file().display().to_string()]);
+    command.env("GUARD_PIN_PATH", guard.pins()).env("GUARD_SOCKET", guard.socket());
+    command.env("GUARD_STATE", directory.join("guard.db"));
+    let log = directory.join("other.log");
+    let mut agent = scene.server.start(command.stdin(Stdio::null()).stderr(fs::File::create(&log)?))?;
+    let said = || fs::read_to_string(&log).unwrap_or_default();
+    let up = wait::within(PATIENCE, || {
+        said().contains("guard is ready") || !matches!(agent.has_ended(), Ok(None))
+    });
+    ensure!(up && is_attached(&scene.server), "{}", said());
+    let status = fs::read_to_string(format!("/proc/{}/status", agent.id()))?;
+    ensure!(status.contains("Uid:\t65534\t65534"), "{status}");
+    guard.client().post::<Applied>(path::RELOAD, &()).with_context(said)?;
+    // Later too: an interface that comes back needs the program anew.
+    guard.cut_links()?;
+    ensure!(wait::within(PATIENCE, || is_attached(&scene.server)), "{}", said());
+    agent.end_by(Signal::SIGTERM, PATIENCE)?;
+    Ok(())
+}
+
 /// Resident bytes of the agent.
 fn memory(guard: &Guard<'_>) -> Result<u64> {
     let status = fs::read_to_string(format!("/proc/{}/status", guard.pid()?))?;
