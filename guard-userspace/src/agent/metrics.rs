@@ -29,6 +29,7 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     add(&registry, counters(status)?)?;
     add(&registry, interfaces(status)?)?;
     add(&registry, policy(status)?)?;
+    add(&registry, maps(status)?)?;
     add(&registry, [build_info(status)?])?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
@@ -74,6 +75,20 @@ fn interfaces(status: &Status) -> prometheus::Result<[IntGaugeVec; 1]> {
     Ok([attached])
 }
 
+fn maps(status: &Status) -> prometheus::Result<[IntGaugeVec; 2]> {
+    let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), &["map"]);
+    let entries =
+        gauge("guard_map_entries", "Entries of a table in the kernel; above 4,096 within a few percent.")?;
+    let capacity = gauge("guard_map_capacity", "Room of a table in the kernel, in entries.")?;
+    for map in &status.maps {
+        entries.with_label_values(&[&map.map]).set(signed(map.entries));
+        if let Some(room) = map.capacity {
+            capacity.with_label_values(&[&map.map]).set(signed(room));
+        }
+    }
+    Ok([entries, capacity])
+}
+
 fn policy(status: &Status) -> prometheus::Result<[IntGauge; 3]> {
     let policy = &status.policy;
     Ok([
@@ -97,8 +112,12 @@ fn policy(status: &Status) -> prometheus::Result<[IntGauge; 3]> {
 
 fn set(name: &str, help: &str, value: u64) -> prometheus::Result<IntGauge> {
     let gauge = IntGauge::new(name, help)?;
-    gauge.set(i64::try_from(value).unwrap_or(i64::MAX));
+    gauge.set(signed(value));
     Ok(gauge)
+}
+
+fn signed(value: u64) -> i64 {
+    i64::try_from(value).unwrap_or(i64::MAX)
 }
 
 fn build_info(status: &Status) -> prometheus::Result<IntGaugeVec> {

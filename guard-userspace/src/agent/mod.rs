@@ -39,7 +39,7 @@ pub use engine::{Applied, ApplyError, Engine, Health, blocks_of, check_blocks};
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use metrics::{build, encode};
 pub use server::Peer;
-pub use status::{CounterStatus, InterfaceStatus, PolicyStatus, ServiceStatus, Status};
+pub use status::{CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status};
 
 /// What the agent is started with.
 pub struct Settings {

@@ -10,7 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::config;
 use crate::datapath::pins::Pins;
-use crate::datapath::{Attachment, Error, Maps};
+use crate::datapath::{Attachment, Error, Fill, Maps};
 
 /// The state of a guard at one moment.
 #[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
@@ -26,6 +26,9 @@ pub struct Status {
     pub problems: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
+    /// How full the tables in the kernel are.
+    #[serde(default)]
+    pub maps: Vec<MapStatus>,
     /// Every verdict that can be, those that were never reached included.
     pub counters: Vec<CounterStatus>,
 }
@@ -63,6 +66,15 @@ pub struct ServiceStatus {
     pub protocols: Vec<String>,
     /// `enforce` or `monitor`.
     pub mode: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct MapStatus {
+    pub map: String,
+    /// Exact up to 4,096; from there on an estimate for hashes, see [`crate::datapath::Fill`].
+    pub entries: u64,
+    /// None for a table that grows with the policy.
+    pub capacity: Option<u64>,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -113,10 +125,13 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
         packets: counter.packets,
         bytes: counter.bytes,
     };
+    let map =
+        |fill: Fill| MapStatus { map: fill.table.into(), entries: fill.entries, capacity: fill.capacity };
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("GUARD_REVISION").into(),
         policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
+        maps: maps.fill()?.into_iter().map(map).collect(),
         counters: maps.counters(&ids)?.values().map(counter).collect(),
         ..Status::default()
     })

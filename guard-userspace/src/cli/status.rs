@@ -52,6 +52,7 @@ impl ShowStatus {
         if !status.services.is_empty() {
             let _ = write!(text, "\nservices\n{}", services(status));
         }
+        let _ = write!(text, "\ntables\n{}", tables(status));
         let _ = write!(text, "\npackets\n{}", self.counters(status));
         text
     }
@@ -122,6 +123,17 @@ fn services(status: &Status) -> String {
     for service in &status.services {
         let (ports, protocols) = (service.ports.join(","), service.protocols.join(","));
         rows.push(vec![service.name.clone(), ports, protocols, service.mode.clone()]);
+    }
+    table(&rows)
+}
+
+fn tables(status: &Status) -> String {
+    let mut rows = vec![["table", "entries", "room", "full"].map(String::from).to_vec()];
+    for map in &status.maps {
+        let room = map.capacity.map_or_else(|| "as needed".into(), |room| room.to_string());
+        let full =
+            map.capacity.map_or_else(|| "-".into(), |room| format!("{} %", map.entries * 100 / room.max(1)));
+        rows.push(vec![map.map.clone(), map.entries.to_string(), room, full]);
     }
     table(&rows)
 }

@@ -1,4 +1,4 @@
-//! The calls of bpf(2) that aya does not have: updates in one batch, where a link leads, and cutting one that others hold too.
+//! The calls of bpf(2) that aya does not have: updates and look-ups in one batch, where a link leads, and cutting one that others hold too.
 //!
 //! The layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
@@ -8,6 +8,9 @@ use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use std::os::unix::ffi::OsStrExt;
 use std::path::Path;
+use std::thread;
+
+use super::batch;
 
 const UPDATE: libc::c_int = 2;
 const OBJECT_PIN: libc::c_int = 6;
@@ -42,39 +45,18 @@ struct ElementAttributes {
 }
 
 /// Writes all pairs. Keys and values have the sizes of the map's.
-///
-/// A kernel that has no batch for this kind of map (LPM tries before 5.13), and one whose batch stops half way (an LPM
-/// trie's allocator may run dry between two elements, and is filled up again outside of the batch), is given the
-/// next element alone; then the batch goes on behind it.
 pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],
     values: &[V],
 ) -> io::Result<()> {
     assert_eq!(keys.len(), values.len(), "each key has a value");
-    let mut done = 0;
-    let mut batches = true;
-    while done < keys.len() {
-        if batches {
-            match update_batch(map, &keys[done..], &values[done..]) {
-                (_, Ok(())) => return Ok(()),
-                (written, Err(error)) => {
-                    done += written;
-                    batches = !matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | ENOTSUPP));
-                }
-            }
-        }
-        if let (Some(key), Some(value)) = (keys.get(done), values.get(done)) {
-            update(map, key, value)?;
-            done += 1;
-        }
-    }
-    Ok(())
+    let batch = |from: usize| update_batch(map, &keys[from..], &values[from..]);
+    let single = |at: usize| update(map, &keys[at], &values[at]);
+    batch::write(keys.len(), batch, single, thread::sleep)
 }
 
-/// Not in libc: the kernel's own "operation is not supported".
-const ENOTSUPP: i32 = 524;
-
+/// Returns how many pairs were written, and why not all.
 fn update_batch<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],
@@ -90,13 +72,11 @@ fn update_batch<K: aya::Pod, V: aya::Pod>(
         element_flags: 0,
         flags: 0,
     };
+    let asked = attributes.count;
     let result = call(UPDATE_BATCH, &mut attributes).map(drop);
-    // The kernel writes back how many elements it took, but leaves the count alone where it refuses the call as such.
-    let written = match &result {
-        Err(error) if matches!(error.raw_os_error(), Some(libc::EINVAL | libc::EPERM | ENOTSUPP)) => 0,
-        _ => attributes.count as usize,
-    };
-    (written.min(keys.len()), result)
+    // The kernel writes back how many elements it took, but leaves the count alone where it fails before the first.
+    let written = if result.is_err() && attributes.count >= asked { 0 } else { attributes.count };
+    (written as usize, result)
 }
 
 pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {
@@ -148,6 +128,37 @@ pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Res
         }
         (last, begun) = (next, true);
     }
+}
+
+/// What a look at the beginning of a hash has found.
+pub(super) struct Look {
+    pub(super) entries: u32,
+    /// The bucket where the next look would begin; none if this was all.
+    pub(super) cursor: Option<u32>,
+}
+
+/// Looks at up to `room` entries of a hash, bucket by bucket.
+pub(super) fn look(map: BorrowedFd<'_>, key_size: u32, value_size: u32, room: usize) -> io::Result<Look> {
+    let mut keys = vec![0_u8; room * key_size as usize];
+    let mut values = vec![0_u8; room * value_size as usize];
+    let mut cursor = 0_u32;
+    let mut attributes = BatchAttributes {
+        in_batch: 0,
+        out_batch: std::ptr::from_mut(&mut cursor) as u64,
+        keys: keys.as_mut_ptr() as u64,
+        values: values.as_mut_ptr() as u64,
+        count: u32::try_from(room).unwrap_or(u32::MAX),
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let result = call(LOOKUP_BATCH, &mut attributes);
+    let cursor = match result {
+        Ok(_) => Some(cursor),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(Look { entries: attributes.count, cursor })
 }
 
 /// Opens what is pinned at `path`.

@@ -57,8 +57,14 @@ pub enum Error {
     Attach { interface: String, reason: String },
     #[error("table {table}: {source}")]
     Table { table: &'static str, source: io::Error },
-    #[error("table {table} is full: it has room for {capacity} entries")]
-    TableFull { table: &'static str, capacity: u32 },
+    #[error(
+        "table {table} is full: it has room for {capacity} entries; raise {key} in [capacity] of the policy and start the agent again"
+    )]
+    TableFull { table: &'static str, capacity: u32, key: &'static str },
+    #[error(
+        "the kernel has no memory for another entry of table {table}: free some, or raise the limit of guard's cgroup (systemd: MemoryMax=)"
+    )]
+    NoMemory { table: &'static str },
     #[error(
         "a policy waits for its confirmation: run `guard confirm`, or wait until it has gone back by itself"
     )]

@@ -5,11 +5,11 @@ use std::io;
 use std::os::fd::{AsFd, BorrowedFd};
 
 use aya::Ebpf;
-use aya::maps::{Array, Map, MapData};
+use aya::maps::{Array, Map, MapData, MapInfo};
 use guard_common::abi;
 
-use super::Error;
 use super::pins::{MapSet, Pins};
+use super::{Error, fill};
 
 /// Every map that is kept over restarts.
 pub(super) const NAMES: [&str; 15] = [
@@ -86,16 +86,21 @@ impl Maps {
 
     /// For how many entries a table was made.
     pub(super) fn capacity(&self, name: &'static str) -> Result<u32, Error> {
-        Ok(self.data(name)?.info()?.max_entries())
+        Ok(self.info(name)?.max_entries())
+    }
+
+    pub(super) fn info(&self, name: &'static str) -> Result<MapInfo, Error> {
+        Ok(self.data(name)?.info()?)
     }
 
     /// The error of a table that did not take an entry.
     pub(super) fn not_written(&self, table: &'static str, source: io::Error) -> Error {
-        match source.raw_os_error() {
+        match (source.raw_os_error(), fill::capacity_key(table)) {
             // What a hash says, and what a trie says.
-            Some(libc::E2BIG | libc::ENOSPC) => {
-                Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0) }
+            (Some(libc::E2BIG | libc::ENOSPC), Some(key)) => {
+                Error::TableFull { table, capacity: self.capacity(table).unwrap_or(0), key }
             }
+            (Some(libc::ENOMEM), _) => Error::NoMemory { table },
             _ => Error::Table { table, source },
         }
     }

@@ -12,11 +12,13 @@
 //! | [`probe`] | runs single frames through the program, for tests |
 
 pub mod attach;
+mod batch;
 mod blocks;
 mod bpf;
 mod connections;
 pub mod counters;
 mod error;
+mod fill;
 mod foreign;
 pub mod host;
 pub mod live;
@@ -32,6 +34,7 @@ mod trie;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;
+pub use fill::Fill;
 pub use load::{Capacities, Datapath, KernelLog, Options};
 pub use maps::Maps;
 pub use publish::monotonic_now;

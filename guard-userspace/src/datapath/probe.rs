@@ -1,5 +1,6 @@
 //! Single frames through the program that the kernel runs, and what the kernel says of the program.
 
+use std::os::fd::{AsFd, BorrowedFd};
 use std::time::Duration;
 
 use aya::programs::{TestRun, TestRunOptions, TestRunResult, Xdp};
@@ -24,6 +25,14 @@ pub struct ProgramSize {
     pub stack: u32,
 }
 
+/// A program in the kernel.
+#[derive(Clone, Copy, Debug)]
+pub struct LoadedProgram<'a> {
+    pub descriptor: BorrowedFd<'a>,
+    /// Whether it takes frames in several buffers.
+    pub multi_buffer: bool,
+}
+
 impl Datapath {
     /// Runs the program on one frame (`BPF_PROG_TEST_RUN`). A `would_drop` is a pass to the kernel.
     ///
@@ -45,6 +54,16 @@ impl Datapath {
     /// As [`run_frame`](Self::run_frame).
     pub fn time_frame(&self, frame: &[u8], runs: u32) -> Result<Duration, Error> {
         Ok(self.run(frame, runs)?.duration)
+    }
+
+    /// The program itself, for a test that calls it from another one.
+    ///
+    /// # Errors
+    /// When it is not loaded.
+    pub fn program(&self) -> Result<LoadedProgram<'_>, Error> {
+        let name = self.main_program();
+        let program: &Xdp = self.ebpf.program(name).ok_or(Error::NoProgram(name))?.try_into()?;
+        Ok(LoadedProgram { descriptor: program.fd()?.as_fd(), multi_buffer: self.multi_buffer })
     }
 
     fn run(&self, frame: &[u8], runs: u32) -> Result<TestRunResult, Error> {

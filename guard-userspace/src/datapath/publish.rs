@@ -168,7 +168,7 @@ impl Maps {
         (keys, rules): (Vec<Key<K>>, Vec<Rule>),
     ) -> Result<(), Error> {
         let trie = trie::create::<K>(table, u32::try_from(keys.len()).unwrap_or(u32::MAX).max(1))?;
-        bpf::update_all(trie.fd().as_fd(), &keys, &rules).map_err(|source| Error::Table { table, source })?;
+        bpf::update_all(trie.fd().as_fd(), &keys, &rules).map_err(|error| self.not_written(table, error))?;
         let trie: LpmTrie<MapData, K, Rule> = Map::LpmTrie(trie).try_into()?;
         let mut slots = ArrayOfMaps::<_, LpmTrie<MapData, K, Rule>>::try_from(self.get_mut(table)?)?;
         Ok(slots.set(slot.index(), &trie, 0)?)
@@ -208,7 +208,7 @@ impl Maps {
     fn write_array<V: aya::Pod>(&self, table: &'static str, first: u32, values: &[V]) -> Result<(), Error> {
         let keys: Vec<u32> = (first..).take(values.len()).collect();
         bpf::update_all(self.descriptor(table)?, &keys, values)
-            .map_err(|source| Error::Table { table, source })
+            .map_err(|error| self.not_written(table, error))
     }
 }
 
