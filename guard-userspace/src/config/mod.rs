@@ -31,8 +31,8 @@ pub use interface::refuse_interface;
 pub use keyword::{AttachMode, BlockScope, LogFormat, LogLevel, OnExit, Protocol, ServiceMode};
 pub use origin::{Origin, Source};
 pub use policy::{
-    Attach, Autoblock, DEFAULT_ROUTE, Limits, Log, Metrics, Policy, Prefix, Rate, Service, SourceGrouping,
-    SourceLimits,
+    Attach, Autoblock, Capacity, DEFAULT_ROUTE, Limits, Log, Metrics, Policy, Prefix, Rate, Service,
+    SourceGrouping, SourceLimits,
 };
 
 use findings::Findings;

@@ -29,6 +29,7 @@ pub struct Policy {
     #[serde(serialize_with = "json::trusted")]
     pub trusted: Vec<Prefix>,
     pub autoblock: Autoblock,
+    pub capacity: Capacity,
     pub metrics: Metrics,
     pub log: Log,
 }
@@ -120,6 +121,17 @@ pub struct Autoblock {
     pub never: Vec<Prefix>,
 }
 
+/// For how many entries the tables in the kernel are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+pub struct Capacity {
+    /// Blocked addresses, and as many blocked prefixes.
+    pub blocks: u32,
+    /// Sources whose rates are tracked.
+    pub sources: u32,
+    /// Sources with open connections.
+    pub connections: u32,
+}
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Metrics {
     pub listen: SocketAddr,
@@ -162,6 +174,29 @@ impl Default for Autoblock {
             kill: true,
             never: Vec::new(),
         }
+    }
+}
+
+impl Capacity {
+    /// Bytes that the kernel takes for the tables when they are made, full or not. Measured: docs/performance.md.
+    pub const fn memory(&self) -> u64 {
+        const BLOCK: u64 = 88;
+        const SOURCE: u64 = 96;
+        const CONNECTION: u64 = 80;
+        table(self.blocks, BLOCK) + table(self.sources, SOURCE) + table(self.connections, CONNECTION)
+    }
+}
+
+/// A hash: its elements, and a bucket for each, up to the next power of two.
+const fn table(entries: u32, element: u64) -> u64 {
+    const BUCKET: u64 = 16;
+    let entries = entries as u64;
+    entries * element + entries.next_power_of_two() * BUCKET
+}
+
+impl Default for Capacity {
+    fn default() -> Self {
+        Self { blocks: 1 << 20, sources: 1 << 18, connections: 1 << 17 }
     }
 }
 

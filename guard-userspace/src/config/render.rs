@@ -28,6 +28,10 @@ impl Policy {
         out.header("[trusted]");
         out.prefixes("prefixes", &self.trusted);
         write_autoblock(&mut out, &self.autoblock);
+        out.header("[capacity]");
+        out.value("blocks", self.capacity.blocks);
+        out.value("sources", self.capacity.sources);
+        out.value("connections", self.capacity.connections);
         out.header("[metrics]");
         out.text("listen", &self.metrics.listen.to_string());
         out.header("[log]");

@@ -25,7 +25,7 @@ use tracing::{info, warn};
 
 use super::{ExplainQuery, Settings, explain, status};
 use crate::blocks::Register;
-use crate::config::{LogLevel, OnExit, Source};
+use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::explain::Explanation;
 
@@ -75,7 +75,7 @@ impl Engine {
     fn try_start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
         let policy = &source.checked.policy;
         let mut datapath = Datapath::open(&Options {
-            capacities: Capacities::default(),
+            capacities: capacities(policy),
             pins: Some(settings.pins.clone()),
             log_drops: policy.log.level == LogLevel::Debug,
             fixed_time: None,
@@ -189,9 +189,24 @@ fn lock<T>(mutex: &Mutex<T>) -> MutexGuard<'_, T> {
     mutex.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
+const fn capacities(policy: &Policy) -> Capacities {
+    let Capacity { blocks, sources, connections } = policy.capacity;
+    Capacities { blocks, sources, connections }
+}
+
 fn announce(succession: &Succession) {
     let Succession { from, why, blocks, sources } = succession;
     info!(
         "the maps are made anew, since {why}; taken over from {from}: {blocks} blocks, limiter state of {sources} sources"
     );
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_policy_that_does_not_say_has_the_tables_default_sizes() {
+        assert_eq!(capacities(&Policy::default()), Capacities::default());
+    }
 }

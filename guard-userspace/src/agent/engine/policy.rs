@@ -220,6 +220,7 @@ fn needs_restart(before: &Policy, after: &Policy) -> Vec<String> {
     let changes = [
         (before.metrics != after.metrics, "[metrics] listen"),
         (before.log.format != after.log.format, "[log] format"),
+        (before.capacity != after.capacity, "[capacity]"),
     ];
     let changed = changes.into_iter().filter_map(|(changed, key)| changed.then_some(key));
     changed.map(|key| format!("{key} takes effect when the agent is started again")).collect()

@@ -2,6 +2,7 @@
 //!
 //! Reading goes on after an error, so that one run of `guard check` finds all of them.
 
+mod capacity;
 mod limits;
 mod sections;
 mod service;
@@ -49,6 +50,7 @@ pub(super) fn read(findings: &mut Findings<'_>, text: &str) -> Option<Written> {
         attach: sections::attach(findings, &root),
         source: sections::source(findings, &root),
         autoblock: sections::autoblock(findings, &root),
+        capacity: capacity::read(findings, &root),
         metrics: sections::metrics(findings, &root),
         log: sections::log(findings, &root),
         ..Policy::default()

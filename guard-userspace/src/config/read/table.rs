@@ -13,7 +13,7 @@ pub(super) struct Kind {
 
 pub(super) const ROOT: Kind = Kind {
     header: "the policy",
-    keys: &["attach", "service", "limits", "source", "trusted", "autoblock", "metrics", "log"],
+    keys: &["attach", "service", "limits", "source", "trusted", "autoblock", "capacity", "metrics", "log"],
 };
 pub(super) const ATTACH: Kind = Kind { header: "[attach]", keys: &["interfaces", "mode", "on_exit"] };
 pub(super) const SERVICE: Kind = Kind {
@@ -50,11 +50,23 @@ pub(super) const AUTOBLOCK: Kind = Kind {
         "never",
     ],
 };
+pub(super) const CAPACITY: Kind = Kind { header: "[capacity]", keys: &["blocks", "sources", "connections"] };
 pub(super) const METRICS: Kind = Kind { header: "[metrics]", keys: &["listen"] };
 pub(super) const LOG: Kind = Kind { header: "[log]", keys: &["level", "format"] };
 
-const KINDS: [&Kind; 10] =
-    [&SERVICE, &LIMITS, &ATTACH, &AUTOBLOCK, &SOURCE, &TRUSTED, &METRICS, &LOG, &SERVICE_SOURCES, &ROOT];
+const KINDS: [&Kind; 11] = [
+    &SERVICE,
+    &LIMITS,
+    &ATTACH,
+    &AUTOBLOCK,
+    &CAPACITY,
+    &SOURCE,
+    &TRUSTED,
+    &METRICS,
+    &LOG,
+    &SERVICE_SOURCES,
+    &ROOT,
+];
 
 /// A table of a known kind. Keys that the kind does not have are reported when it is made.
 pub(super) struct Table<'v, 'i> {

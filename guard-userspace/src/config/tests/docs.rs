@@ -51,6 +51,7 @@ fn the_packaged_policy_is_right_and_sets_defaults() {
     assert_eq!(policy.attach, defaults.attach);
     assert_eq!(policy.source, defaults.source);
     assert_eq!(policy.autoblock, defaults.autoblock);
+    assert_eq!(policy.capacity, defaults.capacity);
     assert_eq!(policy.metrics, defaults.metrics);
     assert_eq!(policy.log, defaults.log);
     // What it proposes in comments is right as well.

@@ -50,6 +50,7 @@ prefixes = ["10.0.0.5"]
             "kill": true,
             "never": [],
         },
+        "capacity": { "blocks": 1048576, "sources": 262144, "connections": 131072 },
         "metrics": { "listen": "127.0.0.1:9455" },
         "log": { "level": "info", "format": "text" },
     });

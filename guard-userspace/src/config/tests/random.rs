@@ -140,13 +140,31 @@ fn trusted() -> impl Strategy<Value = Vec<Prefix>> {
     prop::collection::vec(host, 0..3)
 }
 
+fn capacity() -> impl Strategy<Value = Capacity> {
+    let entries = || 1024..=1u32 << 24;
+    (entries(), entries(), entries()).prop_map(|(blocks, sources, connections)| Capacity {
+        blocks,
+        sources,
+        connections,
+    })
+}
+
 fn policy() -> impl Strategy<Value = Policy> {
     let listen = (any::<IpAddr>(), 1..=u16::MAX);
+    let room = (capacity(), listen);
     let log = (keyword(), keyword()).prop_map(|(level, format)| Log { level, format });
     let grouping = (8..=32u8, 32..=128u8);
     let served = named_limits().prop_flat_map(|limits| (services(&limits), Just(limits)));
-    (served, attach(), trusted(), autoblock(), grouping, listen, log).prop_map(
-        |((services, limits), attach, trusted, autoblock, (ipv4_prefix, ipv6_prefix), (ip, port), log)| {
+    (served, attach(), trusted(), autoblock(), grouping, room, log).prop_map(
+        |(
+            (services, limits),
+            attach,
+            trusted,
+            autoblock,
+            (ipv4_prefix, ipv6_prefix),
+            (capacity, (ip, port)),
+            log,
+        )| {
             Policy {
                 attach,
                 services,
@@ -154,6 +172,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 source: SourceGrouping { ipv4_prefix, ipv6_prefix },
                 trusted,
                 autoblock,
+                capacity,
                 metrics: Metrics { listen: SocketAddr::new(ip, port) },
                 log,
             }

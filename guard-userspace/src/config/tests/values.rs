@@ -42,11 +42,14 @@ fn every_default() {
             kill: true,
             never: Vec::new(),
         },
+        capacity: Capacity { blocks: 1_048_576, sources: 262_144, connections: 131_072 },
         metrics: Metrics { listen: "127.0.0.1:9455".parse().unwrap() },
         log: Log { level: LogLevel::Info, format: LogFormat::Text },
     };
     assert_eq!(good(SERVICE).policy, expected);
-    let empty = format!("{SERVICE}[attach]\n[source]\n[trusted]\n[autoblock]\n[metrics]\n[log]\n[limits]\n");
+    let empty = format!(
+        "{SERVICE}[attach]\n[source]\n[trusted]\n[autoblock]\n[capacity]\n[metrics]\n[log]\n[limits]\n"
+    );
     assert_eq!(good(&empty).policy, expected);
 }
 
@@ -93,6 +96,10 @@ forget_after = "1h 30m"
 scope = "host"
 kill = false
 never = ["10.9.0.0/16"]
+[capacity]
+blocks = 1024
+sources = 16_777_216
+connections = 0x800
 [metrics]
 listen = "[::1]:9000"
 [log]
@@ -142,6 +149,7 @@ format = "json"
         never: vec![net("10.9.0.0/16")],
     };
     assert_eq!(policy.autoblock, autoblock);
+    assert_eq!(policy.capacity, Capacity { blocks: 1024, sources: 1 << 24, connections: 2048 });
     assert_eq!(policy.metrics.listen.to_string(), "[::1]:9000");
     assert_eq!(policy.log, Log { level: LogLevel::Trace, format: LogFormat::Json });
 }

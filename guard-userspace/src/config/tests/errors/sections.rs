@@ -147,6 +147,10 @@ fn sections() {
         ),
         ("max below the default first", "[autoblock]\nmax_duration = \"5m\"\n", 6, 16, "duration = \"10m\""),
         ("scope", "[autoblock]\nscope = \"service\"\n", 6, 9, "did you mean \"services\"?"),
+        ("no room", "[capacity]\nblocks = 1023\n", 6, 10, "1023 is not a number from 1024 to 16777216"),
+        ("too much room", "[capacity]\nsources = 16777217\n", 6, 11, "is not a number from 1024 to 16777216"),
+        ("room in words", "[capacity]\nconnections = \"1M\"\n", 6, 15, "found a string"),
+        ("another table", "[capacity]\nblock = 5\n", 6, 1, "did you mean \"blocks\"?"),
         (
             "a host name to listen on",
             "[metrics]\nlisten = \"localhost:9455\"\n",
