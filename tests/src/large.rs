@@ -6,6 +6,8 @@ use std::net::Ipv4Addr;
 use guard_common::abi::Block;
 use ipnet::IpNet;
 
+use crate::bpf::random_sources::Range;
+
 /// A policy of one service, on TCP port 8000, that allows `prefixes` networks of 128 addresses, one in each /24 from 10.0.0.0 on, and
 /// the range that [`blocks`] are of.
 pub fn policy(prefixes: u32) -> String {
@@ -28,6 +30,21 @@ pub fn allowed(number: u32) -> String {
 /// An address between this prefix and the next.
 pub fn stranger(number: u32) -> String {
     address(number, 200).to_string()
+}
+
+/// An address within each of the first prefixes.
+pub const fn clients(count: u32) -> Range {
+    Range { first: address(0, 7).to_bits(), count, shift: 8 }
+}
+
+/// An address behind each of the first prefixes.
+pub const fn strangers(count: u32) -> Range {
+    Range { first: address(0, 200).to_bits(), count, shift: 8 }
+}
+
+/// The addresses of the first blocks.
+pub const fn blocked_range(count: u32) -> Range {
+    Range { first: address_in(0).to_bits(), count, shift: 0 }
 }
 
 /// Blocks of as many addresses, forever, at the guarded ports.

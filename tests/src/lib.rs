@@ -2,6 +2,8 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`bench`] | what guard costs, measured |
+//! | [`bpf`] | bare maps and programs of a few instructions |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
@@ -16,6 +18,8 @@
 //! | [`statistics`] | what the stack of a host has counted |
 //! | [`wait`] | waiting for something to become true |
 
+pub mod bench;
+pub mod bpf;
 pub mod demo;
 pub mod frame;
 pub mod guard;

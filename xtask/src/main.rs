@@ -29,6 +29,8 @@ use clap::Parser;
   cargo xtask test               everything that must hold before a change goes in"
 )]
 enum Xtask {
+    /// Measure what a packet, a policy and a million blocks cost on this machine (as root)
+    Bench(verb::bench::Bench),
     /// Build the eBPF program and the programs that embed it
     Build(verb::build::Build),
     /// Guard a server under real traffic, in network namespaces (as root)
@@ -56,6 +58,7 @@ fn main() -> ExitCode {
 
 fn execute(xtask: Xtask) -> Result<()> {
     match xtask {
+        Xtask::Bench(bench) => bench.execute(),
         Xtask::Build(build) => build.execute(),
         Xtask::Demo(demo) => demo.execute(),
         Xtask::Test(test) => test.execute(),

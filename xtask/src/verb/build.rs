@@ -39,7 +39,7 @@ pub(crate) fn all(workspace: &Workspace, profile: Profile, consent: Consent) -> 
     programs(workspace, profile)
 }
 
-/// Builds guard, the demo and the verifier's report; the eBPF program must be there.
+/// Builds guard, the demo, the measurements and the verifier's report; the eBPF program must be there.
 pub(crate) fn programs(workspace: &Workspace, profile: Profile) -> Result<()> {
     let mut cargo = workspace.cargo();
     cargo.args(["build", "--package", "guard-userspace", "--package", "guard-tests"]);

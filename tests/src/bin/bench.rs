@@ -1,0 +1,114 @@
+//! Measures what guard costs on this machine, and prints it. `cargo xtask bench` builds and runs it.
+
+use anyhow::Result;
+use clap::Parser;
+use guard_tests::bench::cost::{Cost, Effort, Measured, Size};
+use guard_tests::bench::{cost, load, machine, memory, preallocation};
+use guard_userspace::datapath::Capacities;
+
+#[derive(Parser)]
+#[command(name = "guard-bench", about)]
+struct Arguments {
+    /// Blocked addresses in the full tables
+    #[arg(long, default_value_t = 1_000_000)]
+    blocks: u32,
+    /// Prefixes of the policy in the full tables
+    #[arg(long, default_value_t = 100_000)]
+    prefixes: u32,
+    /// Rounds of each measurement; medians are printed, with the quartiles
+    #[arg(long, default_value_t = 25)]
+    rounds: u32,
+    /// Packets of each kind in each round
+    #[arg(long, default_value_t = 200_000)]
+    packets: u32,
+}
+
+fn main() -> Result<()> {
+    let Arguments { blocks, prefixes, rounds, packets } = Arguments::parse();
+    let (size, effort) = (Size { blocks, prefixes }, Effort { rounds, packets });
+    println!("{}\n", machine());
+    print_load(size)?;
+    print_costs(size, effort)?;
+    print_preallocation(size, effort)?;
+    print_memory(size)?;
+    println!("{}", machine());
+    Ok(())
+}
+
+fn print_load(size: Size) -> Result<()> {
+    let load::Load { compiled, published, blocked } = load::measure(size)?;
+    println!("until live: {} prefixes and {} blocks", size.prefixes, size.blocks);
+    println!("  policy read and compiled  {compiled:>9.1?}");
+    println!("  policy live               {published:>9.1?}");
+    println!("  blocks live               {blocked:>9.1?}\n");
+    Ok(())
+}
+
+fn print_costs(size: Size, effort: Effort) -> Result<()> {
+    println!("a packet: nanoseconds, and over a bare XDP_DROP of the same round");
+    println!(
+        "  {:<34}  {:<6}  {:^36}  {:^36}  {:^16}",
+        "", "source", "small tables", "full tables", "full over small"
+    );
+    for Cost { packet, hot, small, full, growth } in cost::measure(size, effort)? {
+        let cell = |Measured { nanoseconds, ratio }| format!("{nanoseconds:>18.0}{ratio:>18.2}");
+        let small = small.map_or_else(|| "-".into(), cell);
+        let growth = growth.map_or_else(|| "-".into(), |growth| format!("{growth:.2}"));
+        let source = if hot { "same" } else { "new" };
+        println!("  {packet:<34}  {source:<6}  {small:>36}  {:>36}  {growth:>16}", cell(full));
+    }
+    println!();
+    Ok(())
+}
+
+fn print_preallocation(size: Size, effort: Effort) -> Result<()> {
+    println!(
+        "a table of blocks with room for {}: look-up of a new key each time, nanoseconds",
+        preallocation::ROOM
+    );
+    println!(
+        "  {:>9}  {:<13}  {:>9}  {:>10}  {:>18}  {:>18}",
+        "entries", "allocated", "filled in", "memory", "hit", "miss"
+    );
+    for entries in [10_000, size.blocks] {
+        for table in preallocation::measure(entries, effort)? {
+            let preallocation::Table { preallocated, entries, filled_in, bytes, hit, miss } = table;
+            let when = if preallocated { "at once" } else { "when written" };
+            let (filled_in, memory) = (format!("{filled_in:.1?}"), mebibytes(bytes));
+            println!("  {entries:>9}  {when:<13}  {filled_in:>9}  {memory:>10}  {hit:>18.0}  {miss:>18.0}");
+        }
+    }
+    println!();
+    Ok(())
+}
+
+/// Smaller tables are only in the sum.
+const SHOWN: u64 = 64 << 10;
+
+fn print_memory(size: Size) -> Result<()> {
+    let million = Capacities { sources: 1_000_000, ..Capacities::default() };
+    for (what, capacities) in
+        [("by default", Capacities::default()), ("with room for a million sources", million)]
+    {
+        println!("kernel memory of the tables {what}");
+        let tables = memory::of_tables(capacities)?;
+        for table in tables.iter().filter(|table| table.bytes >= SHOWN) {
+            println!("  {:<16}  {:>10}", table.what, mebibytes(table.bytes));
+        }
+        println!("  {:<16}  {:>10}", "all", mebibytes(tables.iter().map(|table| table.bytes).sum()));
+    }
+    println!("what they grow by");
+    for memory::Memory { what, entries, bytes } in memory::of_prefixes(size)? {
+        println!(
+            "  {entries:>7} {what:<24}  {:>10}  {:>4} bytes each",
+            mebibytes(bytes),
+            bytes / entries.max(1)
+        );
+    }
+    println!();
+    Ok(())
+}
+
+fn mebibytes(bytes: u64) -> String {
+    format!("{:.1} MiB", bytes as f64 / f64::from(1 << 20))
+}
