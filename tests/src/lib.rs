@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`bench`] | what guard costs, measured |
 //! | [`bpf`] | bare maps and programs of a few instructions |
+//! | [`cpu_time`] | what work spends of a CPU |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
@@ -20,6 +21,7 @@
 
 pub mod bench;
 pub mod bpf;
+pub mod cpu_time;
 pub mod demo;
 pub mod frame;
 pub mod guard;

@@ -3,17 +3,16 @@
 use std::collections::BTreeMap;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Result, ensure};
 use guard_common::abi::{Block, SourceKey};
 use guard_common::{Address, abi};
+use guard_tests::cpu_time;
 use guard_tests::frame::Frame;
 use guard_tests::kernel::{self, Kernel};
 use guard_tests::large;
 use guard_userspace::config::Capacity;
 use guard_userspace::datapath::{Capacities, Fill, Maps, Options};
 use ipnet::{IpNet, Ipv4Net};
-use nix::sys::resource::{UsageWho, getrusage};
-use nix::sys::time::TimeValLike;
 
 const MILLION: u32 = 1_000_000;
 
@@ -89,26 +88,20 @@ fn a_million_entries_are_known_nearly_and_without_a_walk() -> Result<()> {
     }
     maps.write_blocks(&prefixes(100_000))?;
     let full = fill(maps)?;
-    assert_eq!(full["block_prefixes"].0, 100_000);
+    // Before Linux 6.4 tries are counted one by one, up to here.
+    assert!(matches!(full["block_prefixes"].0, 100_000 | 4096), "{full:?}");
     assert_eq!(full["rules_v4"].0, 100_001);
 
-    let mut took: Vec<Duration> =
-        (0..9).map(|_| cpu_time(|| maps.fill().map(drop))).collect::<Result<_>>()?;
+    let mut took = Vec::new();
+    for _ in 0..9 {
+        let (fill, spent) = cpu_time::of(|| maps.fill())?;
+        fill?;
+        took.push(spent);
+    }
     took.sort();
     println!("CPU time of a look at all tables: {took:?}");
     assert!(took[4] < Duration::from_millis(10), "{took:?}");
     Ok(())
-}
-
-/// What this thread spends.
-fn cpu_time(work: impl FnOnce() -> Result<(), guard_userspace::datapath::Error>) -> Result<Duration> {
-    let now = || -> Result<i64> {
-        let usage = getrusage(UsageWho::RUSAGE_THREAD).context("the kernel does not say what was spent")?;
-        Ok(usage.user_time().num_microseconds() + usage.system_time().num_microseconds())
-    };
-    let before = now()?;
-    work()?;
-    Ok(Duration::from_micros(u64::try_from(now()? - before)?))
 }
 
 #[test]
