@@ -78,9 +78,3 @@ pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
 }
-
-/// The later of two ends.
-fn later(a: Option<u64>, b: Option<u64>) -> Option<u64> {
-    // None is forever.
-    Some(a?.max(b?))
-}

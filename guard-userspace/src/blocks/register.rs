@@ -8,7 +8,7 @@ use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::nested::{Ends, Nested};
-use super::{Block, Scope, later, now};
+use super::{Block, Scope, now};
 use crate::datapath::{Error, Maps, monotonic_now};
 use crate::ledger::{Action, Event, EventQuery, Ledger, LedgerError};
 
@@ -103,9 +103,8 @@ impl Register {
         let added = self.tell(maps, blocks, false)?;
         self.tell_host(maps)?;
         let recorded = self.ledger().and_then(|ledger| {
-            let merged = blocks.iter().map(|block| merge(ledger, block)).collect::<Result<Vec<_>, _>>()?;
-            ledger.put_blocks(&merged)?;
-            ledger.record(&blocks.iter().map(blocked).collect::<Vec<_>>())
+            ledger.put_blocks(blocks)?;
+            ledger.record(&noted(blocks))
         });
         let not_recorded = recorded.err().map(|error| error.to_string());
         if let Some(error) = &not_recorded {
@@ -309,16 +308,6 @@ fn to_monotonic(time: u64, wall_now: u64, monotonic_now: u64) -> u64 {
     time.clamp(1, u64::MAX - 1)
 }
 
-/// With the block of the same network and scope that the ledger has: the longer of the two.
-fn merge(ledger: &Ledger, block: &Block) -> Result<Block, LedgerError> {
-    let before = ledger.blocks_of(&block.net)?.into_iter().find(|before| before.scope == block.scope);
-    Ok(match before {
-        Some(before) if later(before.until, block.until) == before.until => before,
-        Some(before) => Block { since: before.since, ..block.clone() },
-        None => block.clone(),
-    })
-}
-
 /// The blocks that an entry of the kernel stands for, when nothing else is known of it.
 fn found((net, entry): &(IpNet, abi::Block)) -> Vec<Block> {
     let (at, kernel_now) = (now(), monotonic_now());
@@ -336,6 +325,18 @@ fn found((net, entry): &(IpNet, abi::Block)) -> Vec<Block> {
     let services = entry.services_until > kernel_now.max(entry.host_until);
     let services = services.then(|| block(Scope::Services, entry.services_until));
     host.into_iter().chain(services).collect()
+}
+
+/// What the audit log says of blocks: each, or of a long list how many; each is in the ledger all the same.
+fn noted(blocks: &[Block]) -> Vec<Event> {
+    const EACH: usize = 1000;
+    match blocks {
+        [first, .., last] if blocks.len() > EACH => {
+            let details = serde_json::json!({ "blocks": blocks.len(), "from": first.net, "to": last.net, "reason": first.reason });
+            vec![event(Action::Block, None, &first.by, Some(details))]
+        }
+        _ => blocks.iter().map(blocked).collect(),
+    }
 }
 
 fn blocked(block: &Block) -> Event {

@@ -7,15 +7,18 @@ use super::{Ledger, LedgerError};
 use crate::blocks::{Block, Origin, Scope};
 
 impl Ledger {
-    /// Writes blocks, each over the one of the same network and scope; all of them or none.
+    /// Writes blocks, all of them or none. Of two of the same network and scope the one that ends later stays.
     ///
     /// # Errors
     /// When the disk does not take them.
     pub fn put_blocks(&mut self, blocks: &[Block]) -> Result<(), LedgerError> {
         let transaction = self.connection.transaction()?;
         let mut insert = transaction.prepare_cached(
-            "INSERT OR REPLACE INTO blocks (net, scope, origin, reason, evidence, by, since, until)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)",
+            "INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until)
+             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+             ON CONFLICT (net, scope) DO UPDATE SET origin = excluded.origin, reason = excluded.reason,
+                 evidence = excluded.evidence, by = excluded.by, until = excluded.until
+             WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
         )?;
         for block in blocks {
             insert.execute(params![
