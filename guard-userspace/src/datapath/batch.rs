@@ -10,7 +10,7 @@ const ENOTSUPP: i32 = 524;
 const TRIES: u32 = 100;
 const LONGEST_PAUSE: Duration = Duration::from_millis(10);
 
-/// Writes `count` entries. `batch` writes those from an index on and says how many it has written; `single` writes the one at an
+/// Writes `count` entries. `batch` writes those from an index on and says how many the kernel has counted; `single` writes the one at an
 /// index; `pause` waits.
 ///
 /// Tries, and hashes that are not preallocated, take their elements from a list of each CPU that holds four (one of more than 256 bytes)
@@ -28,7 +28,11 @@ pub(super) fn write(
     let (mut done, mut batches, mut tries) = (0, true, 0);
     while done < count {
         let (written, result) = if batches {
-            batch(done)
+            match batch(done) {
+                // A call that fails before its first element leaves the count as it was given.
+                (counted, Err(error)) if counted >= count - done => (0, Err(error)),
+                counted => counted,
+            }
         } else {
             let result = single(done);
             (usize::from(result.is_ok()), result)
@@ -138,6 +142,21 @@ mod tests {
             write(100, batch, |at| kernel.single(at), |time| kernel.pause(time)).unwrap();
             assert_eq!(kernel.written.borrow().len(), 100, "{refusal}");
         }
+    }
+
+    #[test]
+    fn a_count_that_the_kernel_has_not_touched_is_none() {
+        let kernel = Kernel::new(100, 0);
+        let fails = Cell::new(true);
+        let batch = |from| {
+            if fails.replace(false) {
+                (100 - from, Err(error(libc::ENOMEM)))
+            } else {
+                kernel.batch(from, 100)
+            }
+        };
+        write(100, batch, |at| kernel.single(at), |time| kernel.pause(time)).unwrap();
+        assert_eq!((kernel.written.borrow().len(), kernel.pauses.get()), (100, 1));
     }
 
     #[test]

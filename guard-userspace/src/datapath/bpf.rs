@@ -56,7 +56,7 @@ pub(super) fn update_all<K: aya::Pod, V: aya::Pod>(
     batch::write(keys.len(), batch, single, thread::sleep)
 }
 
-/// Returns how many pairs were written, and why not all.
+/// Returns how many pairs the kernel says it has written, and why not all.
 fn update_batch<K: aya::Pod, V: aya::Pod>(
     map: BorrowedFd<'_>,
     keys: &[K],
@@ -72,11 +72,8 @@ fn update_batch<K: aya::Pod, V: aya::Pod>(
         element_flags: 0,
         flags: 0,
     };
-    let asked = attributes.count;
     let result = call(UPDATE_BATCH, &mut attributes).map(drop);
-    // The kernel writes back how many elements it took, but leaves the count alone where it fails before the first.
-    let written = if result.is_err() && attributes.count >= asked { 0 } else { attributes.count };
-    (written as usize, result)
+    (attributes.count as usize, result)
 }
 
 pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, value: &V) -> io::Result<()> {

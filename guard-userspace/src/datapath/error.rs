@@ -37,6 +37,11 @@ pub enum Error {
     #[error("the kernel does not load the program of guard: {0}")]
     Load(String),
     #[error(
+        "the kernel has no memory for the tables ({0}): lower [capacity] of the policy, or raise the limit of guard's cgroup (systemd: \
+         MemoryMax=)"
+    )]
+    NoRoom(String),
+    #[error(
         "another guard runs with the pins at {0}: stop it first, or give this one a path of its own with GUARD_PIN_PATH"
     )]
     PinsInUse(PathBuf),

@@ -6,10 +6,10 @@ use std::error::Error as StdError;
 use std::fs::File;
 use std::os::fd::{AsRawFd, RawFd};
 
-use aya::maps::{MapData, MapInfo};
+use aya::maps::{MapData, MapError, MapInfo};
 use aya::programs::links::FdLink;
 use aya::programs::{Program, Xdp};
-use aya::{Ebpf, EbpfLoader};
+use aya::{Ebpf, EbpfError, EbpfLoader};
 use guard_common::abi;
 use nix::fcntl::Flock;
 
@@ -171,7 +171,16 @@ fn load_object(options: &Options, set: Option<&MapSet>) -> Result<Ebpf, Error> {
     loader.override_global("AYA_LOG_LEVEL", &level, true);
     let fixed_time = options.fixed_time.unwrap_or(0);
     loader.override_global("FIXED_TIME", &fixed_time, true);
-    loader.load(&OBJECT.0).map_err(|error| Error::Load(causes(&error)))
+    loader.load(&OBJECT.0).map_err(|error| not_loaded(&error))
+}
+
+fn not_loaded(error: &EbpfError) -> Error {
+    if let EbpfError::MapError(MapError::CreateError { io_error, .. }) = error
+        && io_error.raw_os_error() == Some(libc::ENOMEM)
+    {
+        return Error::NoRoom(causes(error));
+    }
+    Error::Load(causes(error))
 }
 
 /// The tables whose size is configured.
