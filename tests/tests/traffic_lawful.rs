@@ -1,148 +1,213 @@
-//! Lawful clients lose no packet to the limits that the packaged policy and the README suggest.
-//!
-//! The clients are those whose traffic was measured for choosing these limits (`docs/policy.md`): streams, a benchmark without keep-alive,
-//! an upload without offloads, and a team of them behind one address.
+//! Clients that behave: under the limits that the README and the packaged policy suggest, none of them loses a packet.
 
-use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::io::Write;
 use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
-use guard_tests::guard::{Counts, Guard};
+use guard_common::Reason;
+use guard_tests::guard::Guard;
 use guard_tests::net::{Host, Running};
-use guard_tests::scene::{ALLOW, SERVER, Scene};
-use guard_tests::wait;
+use guard_tests::scene::{SERVER, Scene};
+use guard_tests::{stale, wait};
+use serde_json::{Value, json};
+use toml::Table;
 
-const PORT: u16 = 8000;
-const PATIENCE: Duration = Duration::from_secs(30);
 const PACKAGED: &str = include_str!("../../packaging/guard.toml");
 const README: &str = include_str!("../../README.md");
 
-#[test]
-fn the_packaged_limits_cut_nobody() -> Result<()> {
-    nobody_is_cut(PACKAGED)
+const PORT: u16 = 8000;
+/// Bytes of the prompt of an upload.
+const UPLOAD: usize = 4 << 20;
+/// Short requests, each over a connection of its own.
+const REQUESTS: usize = 200;
+const PATIENCE: Duration = Duration::from_secs(10);
+/// Seconds that curl waits for an answer.
+const ANSWER: &str = "60";
+
+/// What somebody does with the service.
+#[derive(Clone, Copy, Debug)]
+enum Work {
+    /// One stream at the pace of a large model.
+    Stream,
+    /// One stream as fast as the server can.
+    FastStream,
+    EightStreams,
+    ShortRequests,
+    Upload,
 }
 
-#[test]
-fn the_limits_of_the_readme_cut_nobody() -> Result<()> {
-    let example = README.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
-    nobody_is_cut(example.context("the README shows a policy")?)
-}
+impl Work {
+    const ALL: [Self; 5] =
+        [Self::Stream, Self::FastStream, Self::EightStreams, Self::ShortRequests, Self::Upload];
 
-#[test]
-fn limits_that_guard_warns_of_do_cut() -> Result<()> {
-    let tight = PACKAGED.replace("packets_per_second = 20000", "packets_per_second = 1000");
-    let cut = nobody_is_cut(&tight.replace("packet_burst = 40000", "packet_burst = 1000"));
-    ensure!(cut.is_err_and(|error| error.to_string().contains("packet_rate")), "so the two above can fail");
-    Ok(())
-}
-
-fn nobody_is_cut(policy: &str) -> Result<()> {
-    let scene = Scene::new()?;
-    let _server = serve(&scene.server)?;
-    let guard = Guard::start(&scene.server, &here(policy))?;
-    // One after the other, each with the whole burst: what a client may do does not depend on what another has used.
-    for (name, what, packets) in CLIENTS {
-        let before = passed(&guard.counts()?);
-        let start = Instant::now();
-        scene.client.enter(*what).with_context(|| format!("{name}: {}", guard.log()))?;
-        let counts = guard.counts()?;
-        let seen = passed(&counts) - before;
-        println!("{name}: {seen} packets in {:.2?}", start.elapsed());
-        ensure!(seen >= *packets, "{name}: only {seen} packets came, so this shows nothing");
-        let dropped: Vec<_> =
-            counts.iter().filter(|((_, verdict, _), packets)| verdict != "pass" && **packets > 0).collect();
-        ensure!(dropped.is_empty(), "{name}: {dropped:?}");
+    /// Does it, and fails if an answer is not whole.
+    fn run(self, client: &Host) -> Result<()> {
+        match self {
+            Self::Stream => stream(client, 31, 50),
+            Self::FastStream => stream(client, 0, 2000),
+            Self::EightStreams => at_once(&[(); 8], |()| stream(client, 5, 200)),
+            Self::ShortRequests => short_requests(client),
+            Self::Upload => upload(client),
+        }
     }
-    Ok(())
+
+    /// The fewest packets in which a client can do it.
+    const fn packets(self) -> u64 {
+        match self {
+            // An acknowledgement of every other event.
+            Self::Stream => 25,
+            Self::FastStream => 20,
+            Self::EightStreams => 8 * 20,
+            // SYN, request, FIN, and an acknowledgement.
+            Self::ShortRequests => 4 * REQUESTS as u64,
+            Self::Upload => (UPLOAD / 1460) as u64,
+        }
+    }
 }
 
-/// A name, what the client does, and how many packets that is at least.
-type Client = (&'static str, fn() -> Result<()>, u64);
-
-const CLIENTS: &[Client] = &[
-    ("a stream at 31 ms a token", || stream(100, Some(31)), 100),
-    ("a stream at full speed", || stream(2000, None), 100),
-    ("eight parallel streams", || together(8, |_| stream(500, Some(5))), 500),
-    ("200 short requests without keep-alive", || (0..200).try_for_each(|_| request("")), 200 * 5),
-    ("an upload of 4 MB", || request(&"x".repeat(4 << 20)), 2000),
-    (
-        "a team of twenty behind one address",
-        || {
-            together(20, |member| {
-                together(4, |_| stream(60, Some(20)))?;
-                (0..5).try_for_each(|_| request(""))?;
-                if member % 10 == 0 { request(&"x".repeat(4 << 20)) } else { Ok(()) }
-            })
-        },
-        5000,
-    ),
+/// Who works behind one address at the same time: twenty people.
+const TEAM: [(Work, usize); 5] = [
+    (Work::Stream, 12),
+    (Work::FastStream, 2),
+    (Work::EightStreams, 2),
+    (Work::ShortRequests, 2),
+    (Work::Upload, 2),
 ];
 
-/// The policy on this network: its interface, its clients.
-fn here(policy: &str) -> String {
-    let line = |line: &str| match line.split(" = ").next() {
-        Some("interfaces") => "interfaces = [\"eth0\"]".to_owned(),
-        Some("allow") => format!("allow = {ALLOW}"),
-        Some("deny") => "deny = []".to_owned(),
-        _ => line.to_owned(),
-    };
-    policy.lines().map(line).collect::<Vec<_>>().join("\n")
+#[test]
+fn the_packaged_policy_lets_clients_that_behave_work() -> Result<()> {
+    lets_clients_work(PACKAGED)
 }
 
-fn passed(counts: &Counts) -> u64 {
-    let allowed = counts.iter().filter(|((_, _, reason), _)| reason == "allowed");
-    allowed.map(|(_, packets)| packets).sum()
+#[test]
+fn the_policy_of_the_readme_lets_clients_that_behave_work() -> Result<()> {
+    let block = README.split("```toml\n").nth(1).and_then(|rest| rest.split("```").next());
+    lets_clients_work(block.context("the README shows no policy")?)
+}
+
+fn lets_clients_work(policy: &str) -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = serve(&scene.server)?;
+    let guard = Guard::start(&scene.server, &enforced(policy)?)?;
+    for work in Work::ALL {
+        loses_nothing(&guard, &format!("{work:?}"), work.packets(), || work.run(&scene.client))?;
+    }
+    let team: Vec<_> = TEAM.into_iter().flat_map(|(work, people)| vec![work; people]).collect();
+    let packets = team.iter().map(|work| work.packets()).sum();
+    loses_nothing(&guard, "a team behind one address", packets, || {
+        at_once(&team, |work| work.run(&scene.client))
+    })
+}
+
+/// What makes the tests above fail: a limit that cuts an upload.
+#[test]
+fn a_limit_that_is_too_low_shows() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = serve(&scene.server)?;
+    let mut policy: Table = toml::from_str(&enforced(PACKAGED)?)?;
+    policy["limits"]["client"]["packets_per_second"] = 1000.into();
+    policy["limits"]["client"]["packet_burst"] = 1000.into();
+    let guard = Guard::start(&scene.server, &policy.to_string())?;
+    Work::Upload.run(&scene.client)?;
+    let lost = lost(&guard)?;
+    ensure!(lost.iter().any(|(what, _)| what.contains(Reason::PacketRate.name())), "{lost:?}");
+    Ok(())
+}
+
+/// The policy on the interface of a test network, where it drops what it would drop.
+fn enforced(policy: &str) -> Result<String> {
+    let mut policy: Table = toml::from_str(policy)?;
+    policy["attach"]["interfaces"] = vec!["eth0"].into();
+    for service in policy["service"].as_array_mut().context("no services")? {
+        let service = service.as_table_mut().context("a service that is no table")?;
+        service.insert("mode".into(), "enforce".into());
+    }
+    Ok(policy.to_string())
+}
+
+/// Does some work, and fails if guard has dropped a packet of it, or seen fewer packets than it takes.
+fn loses_nothing(
+    guard: &Guard<'_>,
+    who: &str,
+    packets: u64,
+    work: impl FnOnce() -> Result<()>,
+) -> Result<()> {
+    let allowed = || Ok::<_, anyhow::Error>(guard.counter("vllm", Reason::Allowed)?.packets);
+    let (before, start) = (allowed()?, Instant::now());
+    let done = work();
+    let (seen, time) = (allowed()? - before, start.elapsed());
+    let lost = lost(guard)?;
+    println!("{who}: {seen} packets in {time:.1?}");
+    ensure!(lost.is_empty(), "{who} lost packets: {lost:?}, and was done: {done:?}");
+    done.with_context(|| who.to_owned())?;
+    ensure!(seen >= packets, "{who}: {seen} packets allowed, {packets} expected at least");
+    Ok(())
+}
+
+/// Whatever guard has dropped or would have.
+fn lost(guard: &Guard<'_>) -> Result<Vec<(String, u64)>> {
+    let counts =
+        guard.counts()?.into_iter().filter(|((_, verdict, _), packets)| verdict != "pass" && *packets > 0);
+    Ok(counts
+        .map(|((service, verdict, reason), packets)| (format!("{service} {verdict} {reason}"), packets))
+        .collect())
 }
 
 fn serve(host: &Host) -> Result<Running> {
     let mut command = host.command(env!("CARGO_BIN_EXE_guard-streaming-server"));
     let server = host.start(command.args(["--port", &PORT.to_string()]))?;
     let url = format!("http://127.0.0.1:{PORT}/health");
-    let up = || host.output("curl", &["-sf", "-m", "2", &url]).is_ok_and(|(ok, _)| ok);
+    let up = || host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok);
     ensure!(wait::within(PATIENCE, up), "the test server does not listen");
     Ok(server)
 }
 
-/// A threads' worth of clients at once. Threads are on the host of the one that starts them.
-fn together(clients: usize, what: impl Fn(usize) -> Result<()> + Sync) -> Result<()> {
-    let what = &what;
+/// Does the work of several people at the same time.
+fn at_once<T: Sync>(people: &[T], work: impl Fn(&T) -> Result<()> + Sync) -> Result<()> {
+    let work = &work;
     thread::scope(|scope| {
-        let clients: Vec<_> = (0..clients).map(|number| scope.spawn(move || what(number))).collect();
-        clients
+        let running: Vec<_> = people.iter().map(|person| scope.spawn(move || work(person))).collect();
+        running
             .into_iter()
-            .try_for_each(|client| client.join().unwrap_or_else(|_| anyhow::bail!("a client panicked")))
+            .try_for_each(|work| work.join().unwrap_or_else(|_| anyhow::bail!("a client panicked")))
     })
 }
 
-/// A completion that is streamed to its end.
-fn stream(tokens: u64, delay: Option<u64>) -> Result<()> {
-    let delay = delay.unwrap_or(0);
-    let body = format!("{{\"prompt\":\"\",\"stream\":true,\"max_tokens\":{tokens},\"delay\":{delay}}}");
-    let answer = ask(&body)?;
-    let events = answer.matches("data: {").count() as u64;
-    ensure!(events == tokens && answer.contains("data: [DONE]"), "{events} of {tokens} tokens");
+fn stream(client: &Host, delay: u64, tokens: usize) -> Result<()> {
+    let request = json!({ "prompt": "Hello", "max_tokens": tokens, "stream": true, "delay": delay });
+    let answer = post(client, &request.to_string())?;
+    let events = answer.lines().filter(|line| line.starts_with("data: {")).count();
+    ensure!(events == tokens && answer.contains("data: [DONE]"), "{events} events of {tokens}");
     Ok(())
 }
 
-/// A request on a connection of its own, with a prompt of any length, for one token.
-fn request(prompt: &str) -> Result<()> {
-    let answer = ask(&format!("{{\"prompt\":\"{prompt}\",\"max_tokens\":1,\"delay\":0}}"))?;
-    ensure!(answer.starts_with("HTTP/1.1 200"), "{answer}");
+fn upload(client: &Host) -> Result<()> {
+    let mut file = tempfile::Builder::new().prefix(&stale::prefix()).tempfile()?;
+    file.write_all(json!({ "prompt": "word".repeat(UPLOAD / 4), "max_tokens": 1 }).to_string().as_bytes())?;
+    let answer: Value = serde_json::from_str(&post(client, &format!("@{}", file.path().display()))?)?;
+    ensure!(answer["usage"]["prompt_tokens"] == UPLOAD, "the prompt did not arrive: {answer}");
     Ok(())
 }
 
-fn ask(body: &str) -> Result<String> {
-    let server = SocketAddr::new(SERVER[0].parse().context("an address")?, PORT);
-    let mut connection = TcpStream::connect_timeout(&server, PATIENCE).context("cannot connect")?;
-    connection.set_read_timeout(Some(PATIENCE))?;
-    let head = format!(
-        "POST /v1/completions HTTP/1.1\r\nHost: x\r\nConnection: close\r\nContent-Type: application/json\r\nContent-Length: {}\r\n\r\n",
-        body.len()
-    );
-    connection.write_all(head.as_bytes()).and_then(|()| connection.write_all(body.as_bytes()))?;
-    let mut answer = String::new();
-    connection.read_to_string(&mut answer).context("the answer broke off")?;
+/// What the server answers to a request, or to a file with one (`@FILE`).
+fn post(client: &Host, request: &str) -> Result<String> {
+    let url = format!("http://{}:{PORT}/v1/completions", SERVER[0]);
+    // Without Expect, curl does not ask whether it may upload.
+    let headers = ["-H", "content-type: application/json", "-H", "expect:"];
+    let (ok, answer) =
+        client.output("curl", &[&["-sSfN", "-m", ANSWER], &headers[..], &["-d", request, &url]].concat())?;
+    ensure!(ok, "{answer}");
     Ok(answer)
+}
+
+fn short_requests(client: &Host) -> Result<()> {
+    let url = format!("http://{}:{PORT}/health?[1-{REQUESTS}]", SERVER[0]);
+    let parallel = ["-Z", "--parallel-immediate", "--parallel-max", "50", "-H", "connection: close"];
+    let report = ["-o", "/dev/null", "-w", "%{http_code} over %{num_connects}\n"];
+    let (_, answers) =
+        client.output("curl", &[&["-sSf", "-m", ANSWER], &parallel[..], &report, &[&url]].concat())?;
+    let good = answers.lines().filter(|line| *line == "200 over 1").count();
+    ensure!(good == REQUESTS, "{good} of {REQUESTS} requests were answered: {answers}");
+    Ok(())
 }

@@ -33,6 +33,9 @@ struct Arguments {
     delay: u64,
 }
 
+/// Bytes of a request: people send pictures.
+const MAX_REQUEST: usize = 64 << 20;
+
 #[derive(Clone)]
 struct Server {
     arguments: Arguments,
@@ -66,8 +69,7 @@ async fn main() -> Result<()> {
         .route("/v1/models", get(models))
         .route("/v1/completions", post(complete))
         .route("/v1/chat/completions", post(complete))
-        // A prompt may hold pictures.
-        .layer(DefaultBodyLimit::max(64 << 20))
+        .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(Server { arguments, active: Arc::default() });
     axum::serve(listener, router).await.context("the server ended")
 }
@@ -91,7 +93,10 @@ async fn complete(State(server): State<Server>, Json(request): Json<Value>) -> R
         sleep(delay * u32::try_from(tokens).unwrap_or(u32::MAX)).await;
         drop(generation);
         let text = "word ".repeat(usize::try_from(tokens).unwrap_or(0).min(100_000));
-        return Json(json!({ "object": "text_completion", "choices": [{ "index": 0, "text": text }] }))
+        // Here a byte is a token.
+        let usage = json!({ "prompt_tokens": request["prompt"].as_str().map_or(0, str::len) });
+        let choices = json!([{ "index": 0, "text": text }]);
+        return Json(json!({ "object": "text_completion", "choices": choices, "usage": usage }))
             .into_response();
     }
     let (sender, body) = Channel::<_, Infallible>::new(1);
