@@ -7,6 +7,7 @@ use std::process::{Command, Stdio};
 use std::time::Duration;
 
 use anyhow::{Context, Result, bail, ensure};
+use guard_common::abi::{Counter, ServiceId};
 use guard_common::{Action, Reason, Verdict};
 use guard_userspace::control::Client;
 use guard_userspace::datapath::Maps;
@@ -138,16 +139,38 @@ impl<'a> Guard<'a> {
         Ok(counters.iter().map(entry).collect())
     }
 
-    /// Packets of a service that were passed or dropped for a reason, on each CPU: from the pinned maps.
+    /// What was passed or dropped for a reason, of a service or of none (`""`).
+    ///
+    /// # Errors
+    /// As [`counter_by_cpu`](Self::counter_by_cpu).
+    pub fn counter(&self, service: &str, reason: Reason) -> Result<Counter> {
+        let add = |sum: Counter, on_cpu: Counter| Counter {
+            packets: sum.packets + on_cpu.packets,
+            bytes: sum.bytes + on_cpu.bytes,
+        };
+        Ok(self.counter_by_cpu(service, reason)?.into_iter().fold(Counter::default(), add))
+    }
+
+    /// The same on each CPU: from the pinned maps, which need no agent.
     ///
     /// # Errors
     /// When the maps cannot be read, or there is no such service.
-    pub fn counts_by_cpu(&self, service: &str, reason: Reason) -> Result<Vec<u64>> {
-        let maps = Maps::open(&Pins::new(self.pins()))?;
-        let service = *maps.service_names()?.get(service).context("no such service")?;
+    pub fn counter_by_cpu(&self, service: &str, reason: Reason) -> Result<Vec<Counter>> {
+        let maps = self.maps()?;
+        let service = match service {
+            "" => ServiceId::NONE,
+            name => *maps.service_names()?.get(name).context("no such service")?,
+        };
         let action = if reason.drops() { Action::Drop } else { Action::Pass };
-        let counters = maps.counter_by_cpu(Verdict { action, reason, service })?;
-        Ok(counters.iter().map(|counter| counter.packets).collect())
+        Ok(maps.counter_by_cpu(Verdict { action, reason, service })?)
+    }
+
+    /// The pinned maps.
+    ///
+    /// # Errors
+    /// When guard is not in the kernel.
+    pub fn maps(&self) -> Result<Maps> {
+        Ok(Maps::open(&Pins::new(self.pins()))?)
     }
 
     /// The metrics, as Prometheus reads them.

@@ -5,6 +5,7 @@
 //! | [`bench`] | what guard costs, measured |
 //! | [`bpf`] | bare maps and programs of a few instructions |
 //! | [`cpu_time`] | what work spends of a CPU |
+//! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
@@ -15,14 +16,16 @@
 //! | [`pause_free`] | traffic that goes on while something is done to guard |
 //! | [`raw`] | frames onto a wire |
 //! | [`scene`] | the network that most tests use |
+//! | [`shapes`] | packets that slip through many filters |
 //! | [`stale`] | what tests that died have left |
-//! | [`statistics`] | what the stack of a host has counted |
+//! | [`tap`] | what guard lets through, frame by frame |
 //! | [`wait`] | waiting for something to become true |
 
 pub mod bench;
 pub mod bpf;
 pub mod cpu_time;
 pub mod demo;
+pub mod fence;
 pub mod frame;
 pub mod guard;
 pub mod kernel;
@@ -32,6 +35,7 @@ pub mod net;
 pub mod pause_free;
 pub mod raw;
 pub mod scene;
+pub mod shapes;
 pub mod stale;
-pub mod statistics;
+pub mod tap;
 pub mod wait;

@@ -1,10 +1,10 @@
 //! Frames onto a wire, as they are.
 
-use std::os::fd::AsRawFd;
+use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use nix::net::if_::if_nametoindex;
 use nix::sched::{CpuSet, sched_setaffinity};
 use nix::sys::socket::{
@@ -16,20 +16,15 @@ use crate::net::Host;
 
 /// A packet socket on the interface of a host.
 pub struct Wire {
-    socket: std::os::fd::OwnedFd,
+    socket: OwnedFd,
 }
 
 impl Wire {
     /// # Errors
     /// Without root.
     pub fn open(host: &Host) -> Result<Self> {
-        host.enter(|| {
-            let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
-                .context("cannot open a packet socket")?;
-            let index = if_nametoindex("eth0").context("the host has no eth0")?;
-            bind(socket.as_raw_fd(), &link_address(index)?).context("cannot bind a packet socket")?;
-            Ok(Self { socket })
-        })
+        // Protocol 0 receives nothing.
+        Ok(Self { socket: packet_socket(host, 0)? })
     }
 
     /// # Errors
@@ -39,11 +34,21 @@ impl Wire {
     }
 }
 
-/// The address of an interface for sending only: protocol 0 receives nothing.
-fn link_address(index: u32) -> Result<LinkAddr> {
+/// A packet socket on the interface of a host, for frames of this protocol.
+pub(crate) fn packet_socket(host: &Host, protocol: u16) -> Result<OwnedFd> {
+    host.enter(|| {
+        let socket = socket(AddressFamily::Packet, SockType::Raw, SockFlag::SOCK_CLOEXEC, None)
+            .context("cannot open a packet socket")?;
+        let index = if_nametoindex("eth0").context("the host has no eth0")?;
+        bind(socket.as_raw_fd(), &link_address(index, protocol)?).context("cannot bind a packet socket")?;
+        Ok(socket)
+    })
+}
+
+fn link_address(index: u32, protocol: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
-        sll_protocol: 0,
+        sll_protocol: protocol.to_be(),
         sll_ifindex: i32::try_from(index).context("an interface index that is none")?,
         sll_hatype: 0,
         sll_pkttype: 0,
@@ -60,9 +65,7 @@ fn link_address(index: u32) -> Result<LinkAddr> {
 #[derive(Clone, Copy, Debug)]
 pub struct Sent {
     pub frames: u64,
-    /// Just before the first frame.
-    pub started: Instant,
-    /// From then to after the last frame.
+    /// From before the first frame to after the last.
     pub time: Duration,
 }
 
@@ -87,7 +90,7 @@ pub fn flood(host: &Host, frames: &[Vec<u8>], rate: u64, time: Duration) -> Resu
             .map(|sender| sender.join().unwrap_or_else(|_| anyhow::bail!("a sender panicked")))
             .collect()
     });
-    Ok(Sent { frames: sent?.iter().sum(), started: start, time: start.elapsed() })
+    Ok(Sent { frames: sent?.iter().sum(), time: start.elapsed() })
 }
 
 /// Sends as many frames as are due, then rests: the rate holds however late the thread wakes up.
@@ -100,9 +103,7 @@ fn send_paced(
     time: Duration,
 ) -> Result<u64> {
     const REST: Duration = Duration::from_micros(500);
-    let mut here = CpuSet::new();
-    here.set(cpu).context("no such CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")?;
+    stay_on(cpu)?;
     let mut sent = 0;
     loop {
         let elapsed = start.elapsed().min(time);
@@ -117,4 +118,22 @@ fn send_paced(
         }
         thread::sleep(REST);
     }
+}
+
+/// Runs `work` on a thread that stays on one CPU: what two CPUs send may overtake each other.
+///
+/// # Errors
+/// Those of `work`.
+pub fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let there = || {
+        stay_on(0)?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work on one CPU panicked"))?
+}
+
+fn stay_on(cpu: usize) -> Result<()> {
+    let mut here = CpuSet::new();
+    here.set(cpu).context("no such CPU")?;
+    sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
 }

@@ -144,7 +144,7 @@ fn ipv6_cases() -> Vec<Case> {
     let all = vec![
         HopByHop(0),
         DestinationOptions(0),
-        Routing(0),
+        Routing { kind: 0, units: 0 },
         part(0, false),
         Authentication(4),
         DestinationOptions(1),
@@ -158,7 +158,7 @@ fn ipv6_cases() -> Vec<Case> {
             NotAllowed,
             "web",
         ),
-        ("routing", extended(stranger(), vec![Routing(2)]), NotAllowed, "web"),
+        ("routing", extended(stranger(), vec![Routing { kind: 4, units: 2 }]), NotAllowed, "web"),
         ("authentication", extended(stranger(), vec![Authentication(4)]), NotAllowed, "web"),
         ("each kind once", extended(stranger(), all.clone()), NotAllowed, "web"),
         ("each kind once, allowed", extended(Frame::tcp("fd00::1", 8000), all), Allowed, "web"),

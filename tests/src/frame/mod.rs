@@ -12,6 +12,7 @@ mod checksum;
 pub mod random;
 
 use std::net::IpAddr;
+use std::ops::Range;
 
 pub const CUSTOMER_TAG: u16 = 0x8100;
 pub const SERVICE_TAG: u16 = 0x88a8;
@@ -67,11 +68,11 @@ pub enum Transport {
     Raw(u8),
 }
 
-/// An extension header of IPv6; the numbers are extra units of 8 bytes (4 for `Authentication`).
+/// An extension header of IPv6; the numbers are extra units of 8 bytes (4 for `Authentication`). A routing header has no segments left.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Extension {
     HopByHop(u8),
-    Routing(u8),
+    Routing { kind: u8, units: u8 },
     DestinationOptions(u8),
     Authentication(u8),
     Fragment { offset: u16, more: bool, identification: u32 },
@@ -148,27 +149,29 @@ impl Frame {
 
     /// The same packet as fragments that carry `size` bytes each, a multiple of 8.
     pub fn fragments(&self, size: usize, identification: u16) -> Vec<Self> {
+        let whole = self.transport_bytes().len();
+        let parts = (0..whole).step_by(size);
+        parts.map(|start| self.part(start..whole.min(start + size), identification)).collect()
+    }
+
+    /// The fragment that carries these bytes from the transport header on; the range begins at a multiple of 8.
+    ///
+    /// # Panics
+    /// When the range ends past the packet.
+    pub fn part(&self, range: Range<usize>, identification: u16) -> Self {
         let whole = self.transport_bytes();
-        let last = whole.len().div_ceil(size) - 1;
-        let part = |(number, bytes): (usize, &[u8])| {
-            let (offset, more) = ((number * size / 8) as u16, number != last);
-            let mut part = Self {
-                transport: Transport::Raw(self.transport.number()),
-                payload: bytes.to_vec(),
-                ..self.clone()
-            };
-            if self.source.is_ipv4() {
-                part.fragment = Ipv4Fragment { more, offset, identification };
-            } else {
-                part.extensions.push(Extension::Fragment {
-                    offset,
-                    more,
-                    identification: identification.into(),
-                });
-            }
-            part
+        let (offset, more) = ((range.start / 8) as u16, range.end != whole.len());
+        let mut part = Self {
+            transport: Transport::Raw(self.transport.number()),
+            payload: whole[range].to_vec(),
+            ..self.clone()
         };
-        whole.chunks(size).enumerate().map(part).collect()
+        if self.source.is_ipv4() {
+            part.fragment = Ipv4Fragment { more, offset, identification };
+        } else {
+            part.extensions.push(Extension::Fragment { offset, more, identification: identification.into() });
+        }
+        part
     }
 
     fn transport_bytes(&self) -> Vec<u8> {
@@ -254,7 +257,8 @@ impl Frame {
 }
 
 impl Transport {
-    const fn number(self) -> u8 {
+    /// The number of the protocol in IP's header.
+    pub const fn number(self) -> u8 {
         match self {
             Self::Tcp { .. } => 6,
             Self::Udp { .. } => 17,
@@ -267,7 +271,7 @@ impl Extension {
     const fn number(self) -> u8 {
         match self {
             Self::HopByHop(_) => 0,
-            Self::Routing(_) => 43,
+            Self::Routing { .. } => 43,
             Self::Fragment { .. } => 44,
             Self::Authentication(_) => 51,
             Self::DestinationOptions(_) => 60,
@@ -294,8 +298,8 @@ impl Extension {
                 }
                 bytes
             }
-            Self::Routing(units) => {
-                let mut bytes = vec![next, units, 4, 0];
+            Self::Routing { kind, units } => {
+                let mut bytes = vec![next, units, kind, 0];
                 bytes.resize((usize::from(units) + 1) * 8, 0);
                 bytes
             }

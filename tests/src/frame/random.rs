@@ -110,7 +110,7 @@ fn extension(rng: &mut Rng) -> Extension {
     let units = if rng.u8(..) < 8 { rng.u8(..) } else { rng.u8(..3) };
     match rng.u8(0..5) {
         0 => Extension::HopByHop(units),
-        1 => Extension::Routing(units),
+        1 => Extension::Routing { kind: rng.u8(..5), units },
         2 => Extension::DestinationOptions(units),
         3 => Extension::Authentication(units),
         _ => Extension::Fragment {

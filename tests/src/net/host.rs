@@ -1,11 +1,8 @@
 //! A host of a test network.
 
-use std::fs::File;
 use std::process::{Command, Stdio};
-use std::thread;
 
-use anyhow::{Context, Result, anyhow};
-use nix::sched::{CloneFlags, setns};
+use anyhow::{Context, Result};
 
 use super::Running;
 use super::namespace::Namespace;
@@ -72,12 +69,6 @@ impl Host {
     /// # Errors
     /// When the namespace cannot be entered, and those of `work`.
     pub fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-        let namespace = File::open(self.namespace.path()).context("cannot open the namespace")?;
-        let inside = move || {
-            setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
-            work()
-        };
-        thread::scope(|scope| scope.spawn(inside).join())
-            .map_err(|_| anyhow!("the work on the host panicked"))?
+        self.namespace.enter(work)
     }
 }

@@ -11,6 +11,9 @@ mod host;
 mod namespace;
 mod process;
 
+use std::fs;
+use std::io::ErrorKind;
+
 use anyhow::{Context, Result};
 
 pub use host::{Host, mac_of};
@@ -36,6 +39,7 @@ impl Network {
         let switch = Namespace::new("switch").context("test networks need root and iproute2")?;
         switch.ip("link add bridge0 type bridge mcast_snooping 0")?;
         switch.ip("link set bridge0 up")?;
+        switch.enter(leave_frames_alone)?;
         Ok(Self { switch })
     }
 
@@ -77,11 +81,49 @@ impl Network {
         }
         // With GRO on the driver polls, and frames reach the switch whether or not a program is attached.
         namespace.run("ethtool", &["-K", "eth0", "gro", "on"])?;
-        Ok(Host::new(namespace, number))
+        let host = Host::new(namespace, number);
+        self.carry_tags(&host, Tags::InFrames)?;
+        Ok(host)
     }
+
+    /// Says how tags get to a host; at first they are in the frames.
+    ///
+    /// # Errors
+    /// When the host is on another network.
+    pub fn carry_tags(&self, host: &Host, tags: Tags) -> Result<()> {
+        let offload = match tags {
+            Tags::InFrames => "off",
+            Tags::BesideFrames => "on",
+        };
+        let port = port_name(host.number());
+        let features = ["-K", &port, "tx-vlan-offload", offload, "tx-vlan-stag-hw-insert", offload];
+        self.switch.run("ethtool", &features)
+    }
+}
+
+/// How a VLAN tag gets from the switch to a host.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Tags {
+    /// In the frame.
+    InFrames,
+    /// Beside it, as from a card that takes the outer tag off: no program sees it.
+    BesideFrames,
 }
 
 /// The switch's end of the wire to a host.
 fn port_name(number: u8) -> String {
     format!("port{number}")
+}
+
+/// Where the kernel has netfilter for bridges, it drops IP packets with bad headers before any host sees them.
+fn leave_frames_alone() -> Result<()> {
+    for table in ["arptables", "iptables", "ip6tables"] {
+        match fs::write(format!("/proc/sys/net/bridge/bridge-nf-call-{table}"), "0") {
+            Err(error) if error.kind() != ErrorKind::NotFound => {
+                return Err(error).context("cannot keep netfilter off the switch");
+            }
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(())
 }

@@ -1,10 +1,13 @@
 //! A network namespace that ends with its owner, or at the next start if its owner dies.
 
+use std::fs::File;
 use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::thread;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, anyhow, bail};
+use nix::sched::{CloneFlags, setns};
 
 use crate::stale::{self, NETNS};
 
@@ -36,6 +39,17 @@ impl Namespace {
 
     pub(super) fn run(&self, program: &str, arguments: &[&str]) -> Result<()> {
         run(self.command(program).args(arguments))
+    }
+
+    /// Runs `work` on a thread that is in this namespace.
+    pub(super) fn enter<T: Send>(&self, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+        let namespace = File::open(self.path()).context("cannot open the namespace")?;
+        let inside = move || {
+            setns(namespace, CloneFlags::CLONE_NEWNET).context("cannot enter the namespace")?;
+            work()
+        };
+        thread::scope(|scope| scope.spawn(inside).join())
+            .map_err(|_| anyhow!("the work on the host panicked"))?
     }
 
     /// A command in this namespace. `ip netns exec` would also mount another /sys, without the BPF file system.
