@@ -39,6 +39,7 @@ pub const fn protocol_name(protocol: Protocol) -> &'static str {
 /// # Errors
 /// When the maps cannot be read.
 pub fn explain(maps: &Maps, query: &ExplainQuery) -> Result<Vec<Explanation>, Error> {
+    maps.check_rules_can_be_read()?;
     let names: BTreeMap<_, _> = maps.service_names()?.into_iter().map(|(name, id)| (id, name)).collect();
     let protocol = if query.protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
     let ports = match query.port {

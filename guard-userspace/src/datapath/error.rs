@@ -71,6 +71,10 @@ pub enum Error {
     )]
     NoMemory { table: &'static str },
     #[error(
+        "the rules in the kernel can be read only with CAP_SYS_ADMIN, which this process does not have; `guard simulate` judges without"
+    )]
+    RulesUnreadable,
+    #[error(
         "a policy waits for its confirmation: run `guard confirm`, or wait until it has gone back by itself"
     )]
     AwaitsConfirmation,

@@ -20,6 +20,23 @@ use super::{Error, Maps};
 /// The tables of a decision, over the maps of the kernel. A value that cannot be read counts as absent.
 pub struct Live<'a>(pub &'a Maps);
 
+impl Maps {
+    /// Whether this process may open the tries of the rules: the kernel lets only `CAP_SYS_ADMIN` take a map out of an array of maps.
+    ///
+    /// # Errors
+    /// When it may not; a look-up would then find no rule where there is one.
+    pub fn check_rules_can_be_read(&self) -> Result<(), Error> {
+        let slots = ArrayOfMaps::<_, MapData>::try_from(self.get("RULES_V4")?)?;
+        match slots.get(&self.live()?.slot.index(), 0) {
+            Ok(_) => Ok(()),
+            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::EPERM) => {
+                Err(Error::RulesUnreadable)
+            }
+            Err(error) => Err(error.into()),
+        }
+    }
+}
+
 impl Live<'_> {
     fn entry<V: aya::Pod>(&self, table: &'static str, index: u32) -> Option<V> {
         self.0.array::<V>(table).ok()?.get(&index, 0).ok()
