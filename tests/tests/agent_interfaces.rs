@@ -116,7 +116,11 @@ fn a_program_that_somebody_takes_off_comes_back() -> Result<()> {
         guard.cut_links()?;
         ensure!(wait::within(AT_ONCE, || is_attached(host, "eth0")), "round {round}: {}", guard.log());
     }
-    ensure!(guard.log().contains("taken off eth0 by somebody else"), "{}", guard.log());
+    let (_, events, _) = guard.output(&["events"])?;
+    ensure!(
+        events.matches("attach, done, by guard: taken off eth0 by somebody else").count() == 3,
+        "{events}"
+    );
     Ok(())
 }
 

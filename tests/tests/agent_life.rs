@@ -2,6 +2,7 @@
 
 use std::fs;
 use std::io::{Read, Write};
+use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
 use std::process::Stdio;
@@ -16,7 +17,8 @@ use guard_tests::pause_free::Traffic;
 use guard_tests::scene::{ALLOW, Scene};
 use guard_tests::wait;
 use guard_userspace::agent::{Applied, Status};
-use guard_userspace::control::path;
+use guard_userspace::blocks::{Blocked, Scope};
+use guard_userspace::control::{BlockRequest, path};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -146,12 +148,25 @@ fn a_hundred_kills_at_random_moments_leave_nothing_that_a_start_cannot_take_over
             .server
             .start(guard.command(&["run", "--config", &file])?.stdin(Stdio::null()).stderr(Stdio::null()))?;
         thread::sleep(Duration::from_micros(rng.u64(0..150_000)));
-        if rng.bool() {
-            // In the middle of a reload.
-            agent.signal(Signal::SIGHUP).or_else(|_| ensured_ended(&mut agent))?;
-            thread::sleep(Duration::from_micros(rng.u64(0..80_000)));
+        let mut command = None;
+        match rng.u8(0..3) {
+            0 => {}
+            1 => {
+                // In the middle of a reload.
+                agent.signal(Signal::SIGHUP).or_else(|_| ensured_ended(&mut agent))?;
+                thread::sleep(Duration::from_micros(rng.u64(0..80_000)));
+            }
+            _ => {
+                // In the middle of a block; the command may find no agent and do it itself.
+                let net = format!("10.90.{number}.0/24");
+                let block = &mut guard.command(&["block", &net, "--for", "1h"])?;
+                let block = block.stdin(Stdio::null()).stdout(Stdio::null()).stderr(Stdio::null());
+                command = Some(scene.server.start(block)?);
+                thread::sleep(Duration::from_micros(rng.u64(0..20_000)));
+            }
         }
         agent.end_by(Signal::SIGKILL, PATIENCE)?;
+        drop(command);
     }
     guard.run().with_context(|| format!("seed {seed}"))?;
     let (code, stdout, _) = guard.output(&["status"])?;
@@ -277,6 +292,18 @@ fn an_idle_agent_costs_next_to_nothing() -> Result<()> {
     const TIME: Duration = Duration::from_secs(20);
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, &policy(ALLOW))?;
+    let request = BlockRequest {
+        nets: (0..10_000_u32)
+            .map(|number| Ok(format!("100.64.{}.{}", number >> 8, number & 255).parse::<IpAddr>()?.into()))
+            .collect::<Result<_>>()?,
+        scope: Scope::Services,
+        lasts: Some(3_600_000),
+        reason: None,
+        caller: None,
+        force: false,
+    };
+    let blocked: Blocked = guard.client().post(path::BLOCK, &request)?;
+    ensure!(blocked.added == 10_000, "{blocked:?}");
     let before = cpu_ticks(&guard)?;
     thread::sleep(TIME);
     // A hundred ticks a second.

@@ -55,7 +55,7 @@ pub(super) async fn keep_house(
             if changed {
                 info!("the policy file has changed");
                 // What is wrong with it is logged and kept for the status.
-                let _ = engine.reload();
+                let _ = engine.reload("the policy file");
             }
             if check || !engine.links_hold() {
                 engine.look_after();

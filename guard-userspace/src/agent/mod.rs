@@ -9,6 +9,7 @@
 
 mod engine;
 mod explain;
+mod heap;
 mod housekeeping;
 mod lock;
 mod metrics;
@@ -61,6 +62,7 @@ pub struct Settings {
 /// When guard cannot start: then nothing of this start stays in the kernel. When it cannot end cleanly.
 pub fn run(settings: Settings, source: &Source) -> Result<()> {
     host::check()?;
+    heap::few_arenas();
     let was_there = settings.pins.exist();
     network::check(source, |_| was_there)?;
     let _lock = lock::acquire(&settings.socket)?;
@@ -135,5 +137,5 @@ async fn reload(engine: &Arc<Engine>) -> Result<()> {
     info!("SIGHUP: reading the policy again");
     let engine = Arc::clone(engine);
     // What is wrong with it is logged and kept for the status.
-    tokio::task::spawn_blocking(move || drop(engine.reload())).await.context("the reload failed")
+    tokio::task::spawn_blocking(move || drop(engine.reload("SIGHUP"))).await.context("the reload failed")
 }

@@ -28,6 +28,8 @@ pub enum Action {
     Apply,
     Confirm,
     Detach,
+    /// The program was put back on an interface that somebody took it off.
+    Attach,
 }
 
 /// Something that was done or refused.
@@ -53,7 +55,7 @@ pub struct EventQuery {
 }
 
 impl Action {
-    const ALL: [Self; 9] = [
+    const ALL: [Self; 10] = [
         Self::Block,
         Self::Unblock,
         Self::Expire,
@@ -63,6 +65,7 @@ impl Action {
         Self::Apply,
         Self::Confirm,
         Self::Detach,
+        Self::Attach,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -76,6 +79,7 @@ impl Action {
             Self::Apply => "apply",
             Self::Confirm => "confirm",
             Self::Detach => "detach",
+            Self::Attach => "attach",
         }
     }
 }

@@ -7,9 +7,11 @@ use nix::net::if_::if_nametoindex;
 use tracing::{info, warn};
 
 use super::Kernel;
+use super::blocks::event_of;
 use crate::agent::status::{self, InterfaceStatus};
 use crate::config::{AttachMode, Policy};
 use crate::datapath::{Attachment, Mode, ModeRequest};
+use crate::ledger::Action;
 use crate::network;
 
 /// Where the program is, and where it should be and is not.
@@ -96,6 +98,8 @@ impl Kernel {
         }
         if self.attached.by_index.remove(&index).is_some() {
             warn!("the program was taken off {name} by somebody else: putting it back");
+            let details = serde_json::json!({ "reason": format!("taken off {name} by somebody else") });
+            self.register.record(event_of(Action::Attach, "guard", Ok(Some(details))));
         }
         let mut attachment =
             self.datapath.attach(name, requested(mode)).map_err(|error| advised(index, error.to_string()))?;

@@ -2,12 +2,13 @@
 
 use anyhow::Result;
 use ipnet::IpNet;
+use serde_json::Value;
 
 use super::Engine;
 use crate::agent::Peer;
 use crate::blocks::{self, Block, Blocked, Origin, Protected, Refusal, RegisterError};
 use crate::control::{BlockRequest, BlockStatus};
-use crate::ledger::{Event, EventQuery};
+use crate::ledger::{Action, Event, EventQuery};
 
 impl Engine {
     /// Blocks all that is asked for, or nothing of it.
@@ -40,11 +41,24 @@ impl Engine {
         Ok(kernel.register.list(&self.maps)?.into_iter().map(BlockStatus::from).collect())
     }
 
+    /// Writes into the audit log that something was done or refused, by whom.
+    pub fn note(&self, action: Action, by: &str, outcome: Result<Option<Value>, String>) {
+        self.kernel().register.record(event_of(action, by, outcome));
+    }
+
     /// # Errors
     /// When the ledger cannot be read.
     pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
         Ok(self.kernel().register.events(query)?)
     }
+}
+
+pub(super) fn event_of(action: Action, by: &str, outcome: Result<Option<Value>, String>) -> Event {
+    let (outcome, details) = match outcome {
+        Ok(details) => ("done".into(), details),
+        Err(why) => (why, None),
+    };
+    Event { at: blocks::now(), action, net: None, by: by.into(), outcome, details }
 }
 
 /// Whether nobody is hit who must not be.

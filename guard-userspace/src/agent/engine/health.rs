@@ -5,6 +5,7 @@ use std::sync::atomic::Ordering;
 use tracing::warn;
 
 use super::{Engine, lock};
+use crate::agent::heap;
 use crate::agent::status::InterfaceStatus;
 
 /// Seconds. Loading a million blocks takes less.
@@ -45,6 +46,7 @@ impl Engine {
         let interfaces = kernel.attached.status();
         drop(kernel);
         *lock(&self.health) = Health { problems, interfaces };
+        heap::give_back();
     }
 
     /// Whether the program is still where it was put. The kernel tells nobody when a link is cut, so this is asked often: it costs some

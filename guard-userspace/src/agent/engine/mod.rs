@@ -28,6 +28,7 @@ use crate::blocks::Register;
 use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::explain::Explanation;
+use crate::ledger::Action;
 
 use attach::Attached;
 pub use blocks::{blocks_of, check as check_blocks};
@@ -100,6 +101,7 @@ impl Engine {
             stop,
             detached: AtomicBool::new(false),
         };
+        engine.note(Action::Start, "guard", Ok(Some(serde_json::json!({ "generation": generation }))));
         engine.look_after();
         Ok(engine)
     }
@@ -134,9 +136,11 @@ impl Engine {
     ///
     /// # Errors
     /// When something stays in the kernel.
-    pub fn detach(&self) -> Result<usize> {
+    pub fn detach(&self, by: &str) -> Result<usize> {
         let mut kernel = self.kernel();
         let interfaces = self.settings.pins.remove_all()?;
+        let details = serde_json::json!({ "interfaces": interfaces });
+        kernel.register.record(blocks::event_of(Action::Detach, by, Ok(Some(details))));
         kernel.attached = Attached::default();
         self.detached.store(true, Ordering::SeqCst);
         self.stop();
@@ -153,6 +157,7 @@ impl Engine {
     /// # Errors
     /// When guard was to leave the kernel and could not.
     pub fn finish(&self) -> Result<()> {
+        self.note(Action::Stop, "guard", Ok(None));
         let _kernel = self.kernel();
         if self.detached.load(Ordering::SeqCst) {
             info!("guard has left the kernel");

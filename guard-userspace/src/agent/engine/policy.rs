@@ -5,12 +5,14 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
 use serde::{Deserialize, Serialize};
+use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::Engine;
 use crate::agent::status::PolicyStatus;
 use crate::config::{Policy, Report, Source};
 use crate::datapath::{Datapath, Maps};
+use crate::ledger::Action;
 use crate::network;
 use crate::plan;
 
@@ -127,7 +129,7 @@ impl Engine {
     ///
     /// # Errors
     /// When it is not right, or cannot be made live.
-    pub fn reload(&self) -> Result<Applied, ApplyError> {
+    pub fn reload(&self, by: &str) -> Result<Applied, ApplyError> {
         let result = self
             .settings
             .origin
@@ -135,6 +137,7 @@ impl Engine {
             .map_err(ApplyError::from)
             .and_then(|source| self.activate(&source, None));
         self.note_reload(&result);
+        self.note(Action::Reload, by, outcome(&result));
         result
     }
 
@@ -142,16 +145,24 @@ impl Engine {
     ///
     /// # Errors
     /// When it is not right, or cannot be made live.
-    pub fn apply(&self, text: String, file: &Path, time: Option<Duration>) -> Result<Applied, ApplyError> {
-        let source = self.settings.origin.parse(text, file)?;
-        self.activate(&source, time)
+    pub fn apply(
+        &self,
+        text: String,
+        file: &Path,
+        time: Option<Duration>,
+        by: &str,
+    ) -> Result<Applied, ApplyError> {
+        let source = self.settings.origin.parse(text, file).map_err(ApplyError::from);
+        let result = source.and_then(|source| self.activate(&source, time));
+        self.note(Action::Apply, by, outcome(&result));
+        result
     }
 
     /// Keeps the policy that waits for it. Returns its generation, or none if none waits any longer.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn confirm(&self) -> Result<Option<u64>> {
+    pub fn confirm(&self, by: &str) -> Result<Option<u64>> {
         let mut kernel = self.kernel();
         if !kernel.datapath.maps_mut().confirm()? {
             return Ok(None);
@@ -161,7 +172,8 @@ impl Engine {
         let generation = policies.live.generation;
         drop(policies);
         drop(kernel);
-        info!("policy generation {} is confirmed", generation);
+        info!("policy generation {generation} is confirmed");
+        self.note(Action::Confirm, by, Ok(Some(json!({ "generation": generation }))));
         self.look_after();
         Ok(Some(generation))
     }
@@ -212,6 +224,14 @@ impl Engine {
         if let Err(error) = result {
             warn!("the new policy was refused, the old one stays live:\n{error}");
         }
+    }
+}
+
+/// What the audit log says of an attempt.
+fn outcome(result: &Result<Applied, ApplyError>) -> Result<Option<Value>, String> {
+    match result {
+        Ok(applied) => Ok(Some(json!({ "generation": applied.generation, "services": applied.services }))),
+        Err(error) => Err(error.to_string()),
     }
 }
 

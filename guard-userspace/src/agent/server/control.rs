@@ -127,7 +127,7 @@ async fn events(State(engine): Shared, Query(query): Query<EventQuery>) -> Respo
 
 async fn reload(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} asks for a reload");
-    applied(blocking(move || Ok(engine.reload())).await)
+    applied(blocking(move || Ok(engine.reload(&peer.to_string()))).await)
 }
 
 async fn apply(
@@ -138,12 +138,12 @@ async fn apply(
     info!("{peer} applies {}", request.file);
     let ApplyRequest { policy, file, confirm_within } = request;
     let time = confirm_within.map(Duration::from_millis);
-    applied(blocking(move || Ok(engine.apply(policy, &PathBuf::from(file), time))).await)
+    applied(blocking(move || Ok(engine.apply(policy, &PathBuf::from(file), time, &peer.to_string()))).await)
 }
 
 async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} confirms the policy");
-    match blocking(move || engine.confirm()).await {
+    match blocking(move || engine.confirm(&peer.to_string())).await {
         Ok(Some(generation)) => Json(json!({ "generation": generation })).into_response(),
         Ok(None) => not_found(
             "no policy waits for a confirmation: none was applied with --confirm, or its time is over",
@@ -154,7 +154,11 @@ async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
 
 async fn detach(State(engine): Shared, Extension(peer): Caller) -> Response {
     info!("{peer} takes guard out of the kernel");
-    answer(blocking(move || engine.detach()).await.map(|interfaces| json!({ "interfaces": interfaces })))
+    answer(
+        blocking(move || engine.detach(&peer.to_string()))
+            .await
+            .map(|interfaces| json!({ "interfaces": interfaces })),
+    )
 }
 
 fn not_found(error: &str) -> Response {
