@@ -84,6 +84,16 @@ impl Memory {
         &self.counters
     }
 
+    /// Puts the limiter's state of all sources back to what [`meters`](Self::meters) has told.
+    pub fn set_meters(&mut self, meters: &HashMap<SourceKey, Meter>) {
+        let shared = |meter: &Meter| MeterState {
+            packets: MemoryWord::new(meter.packets),
+            bytes: MemoryWord::new(meter.bytes),
+            connections: MemoryWord::new(meter.connections),
+        };
+        *self.meters.get_mut() = meters.iter().map(|(source, meter)| (*source, shared(meter))).collect();
+    }
+
     /// The limiter's state of every source that was seen.
     pub fn meters(&self) -> HashMap<SourceKey, Meter> {
         let plain = |meter: &MeterState<MemoryWord>| Meter {

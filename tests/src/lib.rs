@@ -26,7 +26,6 @@ pub mod bpf;
 pub mod cpu_time;
 pub mod demo;
 pub mod fence;
-pub mod frame;
 pub mod guard;
 pub mod kernel;
 pub mod large;
@@ -39,3 +38,5 @@ pub mod shapes;
 pub mod stale;
 pub mod tap;
 pub mod wait;
+
+pub use guard_proof::frame;

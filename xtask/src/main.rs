@@ -3,6 +3,7 @@
 mod bpf;
 mod consent;
 mod environment;
+mod fuzzer;
 mod packages;
 mod preflight;
 mod privilege;
@@ -26,7 +27,8 @@ use clap::Parser;
     after_help = "Examples:
   cargo xtask demo               see what guard does, on this machine
   cargo xtask build --release    make target/release/guard
-  cargo xtask test               everything that must hold before a change goes in"
+  cargo xtask test               everything that must hold before a change goes in
+  cargo xtask fuzz --time 2h     look for what the tests do not know"
 )]
 enum Xtask {
     /// Measure what a packet, a policy and a million blocks cost on this machine (as root)
@@ -35,6 +37,8 @@ enum Xtask {
     Build(verb::build::Build),
     /// Guard a server under real traffic, in network namespaces (as root)
     Demo(verb::demo::Demo),
+    /// Look for inputs that break a property of the decision or of the policy's reader
+    Fuzz(verb::fuzz::Fuzz),
     /// Run every check and test: format, clippy, units, the verifier, the kernel, traffic (partly as root)
     Test(verb::test::Test),
     /// Show what the kernel's verifier counts, and compare it with the committed budget (as root)
@@ -61,6 +65,7 @@ fn execute(xtask: Xtask) -> Result<()> {
         Xtask::Bench(bench) => bench.execute(),
         Xtask::Build(build) => build.execute(),
         Xtask::Demo(demo) => demo.execute(),
+        Xtask::Fuzz(fuzz) => fuzz.execute(),
         Xtask::Test(test) => test.execute(),
         Xtask::Verify(verify) => verify.execute(),
         Xtask::Vm(vm) => vm.execute(),

@@ -20,6 +20,9 @@ const TOOLS: [(&str, &str); 5] = [
 pub(crate) const VM_TOOLS: [(&str, &str); 3] =
     [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
 
+/// What libFuzzer is built with.
+pub(crate) const FUZZ_TOOLS: [(&str, &str); 1] = [("c++", "g++")];
+
 /// Sees to it that every tool of the demo and the tests is there.
 pub(crate) fn ensure_tools(consent: Consent) -> Result<()> {
     ensure(&TOOLS, "The demo and the tests need", consent)

@@ -49,6 +49,10 @@ impl Workspace {
         self.root.join("guard-ebpf")
     }
 
+    pub(crate) fn fuzz_crate(&self) -> PathBuf {
+        self.root.join("tests/fuzz")
+    }
+
     /// The compiled eBPF program, for guard-userspace to embed.
     pub(crate) fn bpf_object(&self) -> PathBuf {
         self.target.join("bpf/guard.o")

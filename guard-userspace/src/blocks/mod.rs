@@ -8,7 +8,7 @@
 //! | [`list`] | lists from standard input |
 
 pub mod list;
-mod nested;
+pub mod nested;
 pub mod protected;
 mod register;
 

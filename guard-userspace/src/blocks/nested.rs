@@ -9,21 +9,21 @@ use ipnet::IpNet;
 
 /// Until when a block holds, by the kernel's clock: 0 is not at all, the largest number forever.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub(super) struct Ends {
-    pub(super) host: u64,
+pub struct Ends {
+    pub host: u64,
     /// Never before `host`.
-    pub(super) services: u64,
+    pub services: u64,
 }
 
 impl Ends {
-    pub(super) fn max(self, other: Self) -> Self {
+    pub fn max(self, other: Self) -> Self {
         Self { host: self.host.max(other.host), services: self.services.max(other.services) }
     }
 }
 
 /// The blocked prefixes, each with what was said of itself.
 #[derive(Debug, Default)]
-pub(super) struct Nested {
+pub struct Nested {
     own: BTreeMap<IpNet, Ends>,
 }
 
@@ -42,7 +42,7 @@ impl Nested {
 
     /// Sets what is said of a prefix; no ends remove it. Returns what the kernel is to be told: an entry, or none where it is to be
     /// removed.
-    pub(super) fn set(&mut self, net: IpNet, ends: Ends) -> Vec<(IpNet, Option<Ends>)> {
+    pub fn set(&mut self, net: IpNet, ends: Ends) -> Vec<(IpNet, Option<Ends>)> {
         if ends == Ends::default() {
             self.own.remove(&net);
         } else {

@@ -1,6 +1,6 @@
-//! Every version that the eBPF build depends on, in one place.
+//! Every version that the eBPF build and fuzzing depend on, in one place.
 //!
-//! They belong together: bpf-linker must be built for an LLVM that is at least as new as the LLVM
+//! Those of the eBPF build belong together: bpf-linker must be built for an LLVM that is at least as new as the LLVM
 //! inside the rustc whose bitcode it reads. Change one, run `cargo xtask test`, commit.
 
 use super::version::Version;
@@ -33,6 +33,9 @@ pub(crate) const SYSTEM_LLVM_PREFIX: &str = "/usr/lib/llvm-22";
 
 /// What the eBPF program is compiled for. Little-endian, as are the hosts that GPUs sit in.
 pub(crate) const TARGET: &str = "bpfel-unknown-none";
+
+/// What builds the fuzz targets.
+pub(crate) const CARGO_FUZZ: &str = "0.13.2";
 
 #[cfg(test)]
 mod tests {

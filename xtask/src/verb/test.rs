@@ -41,6 +41,7 @@ fn run(workspace: &Workspace, steps: &mut Steps, consent: Consent) -> Result<()>
         bpf::clippy(workspace, &toolchain, &driver)
     })?;
     steps.run("clippy", || process::run(workspace.cargo().args(CLIPPY)))?;
+    steps.run("clippy of the fuzz targets", || process::run(&mut fuzz_targets(workspace)))?;
     steps.run("documentation", || {
         process::run(
             workspace.cargo().args(["doc", "--no-deps", "--workspace"]).env("RUSTDOCFLAGS", "-Dwarnings"),
@@ -63,7 +64,18 @@ const UNIT_TESTS: [&str; 5] = ["test", "--workspace", "--no-fail-fast", "--exclu
 
 fn format(workspace: &Workspace) -> Result<()> {
     process::run(workspace.cargo().args(["fmt", "--all", "--check"]))?;
-    process::run(workspace.cargo().args(["fmt", "--check"]).current_dir(workspace.ebpf_crate()))
+    for outside in [workspace.ebpf_crate(), workspace.fuzz_crate()] {
+        process::run(workspace.cargo().args(["fmt", "--check"]).current_dir(outside))?;
+    }
+    Ok(())
+}
+
+/// Lints the fuzz targets: without libFuzzer that takes no C++ compiler, and next to nothing after the workspace's own.
+fn fuzz_targets(workspace: &Workspace) -> Command {
+    let mut cargo = workspace.cargo();
+    cargo.args(["clippy", "--no-default-features", "--target-dir"]).arg(&workspace.target);
+    cargo.args(["--", "-D", "warnings"]).current_dir(workspace.fuzz_crate());
+    cargo
 }
 
 /// Builds the tests as the user; the test programs alone run as root.

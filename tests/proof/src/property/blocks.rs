@@ -1,0 +1,76 @@
+//! Who is blocked.
+
+use std::net::IpAddr;
+
+use guard_common::abi::Class;
+use guard_common::parse::Kind;
+use guard_common::{Action, Reason};
+use guard_userspace::blocks::nested::Ends;
+use ipnet::IpNet;
+
+use crate::moment::{Moment, Seen};
+
+const FOREVER: u64 = u64::MAX;
+
+/// One block more, of any width around the source and with any end.
+pub fn a_block_never_lets_more_through(moment: &Moment<'_>) {
+    let Some(source) = source(moment) else { return };
+    let ends =
+        [(0, FOREVER), (moment.now + 1, moment.now + 1), (moment.now, moment.now + 1), (0, moment.now)];
+    for (net, (host, services)) in around(source).into_iter().zip(ends) {
+        let with = blocked(moment, net, host, services);
+        let more = moment.seen.verdict.reason.drops() && !with.verdict.reason.drops();
+        assert!(!more, "{net} blocked until {host}, {services}: {with:?}\n{moment}");
+    }
+}
+
+/// A block of the source's services stops it there, and a block of the host everywhere; unless it is trusted, or refused before.
+pub fn a_block_in_force_stops_all_but_the_trusted(moment: &Moment<'_>) {
+    let Some(source) = source(moment) else { return };
+    for net in around(source) {
+        let (services, host) = (blocked(moment, net, 0, FOREVER), blocked(moment, net, FOREVER, FOREVER));
+        match (moment.guarded().is_some(), moment.seen.class) {
+            (true, Some(Class::Allow)) => {
+                assert_eq!(services.verdict.reason, Reason::Blocked, "services of {net}\n{moment}");
+                assert_eq!(host.verdict.reason, Reason::Blocked, "host {net}\n{moment}");
+            }
+            (true, Some(Class::Deny | Class::Trusted) | None) => {
+                assert_eq!((&services, &host), (&moment.seen, &moment.seen), "{net}\n{moment}");
+            }
+            (false, _) => {
+                assert_eq!(services.verdict, moment.seen.verdict, "services of {net}\n{moment}");
+                assert_eq!(host.verdict.reason, Reason::Blocked, "host {net}\n{moment}");
+                assert_eq!(host.verdict.action, Action::Drop, "host {net}\n{moment}");
+            }
+        }
+    }
+}
+
+/// Its end is the first nanosecond without it.
+pub fn a_block_that_is_over_changes_nothing(moment: &Moment<'_>) {
+    let Some(source) = source(moment) else { return };
+    for net in around(source) {
+        let with = blocked(moment, net, moment.now, moment.now);
+        assert_eq!(with, moment.seen, "{net}\n{moment}");
+    }
+}
+
+/// The source of a packet that the blocks are asked about.
+fn source(moment: &Moment<'_>) -> Option<IpAddr> {
+    match moment.seen.kind {
+        Ok(Kind::Segment(_) | Kind::OtherIp) => Some(moment.seen.headers.source.into()),
+        Ok(Kind::NotIp | Kind::Fragment) | Err(_) => None,
+    }
+}
+
+/// The source, and prefixes around it.
+fn around(source: IpAddr) -> Vec<IpNet> {
+    let own = IpNet::from(source);
+    let length = own.max_prefix_len();
+    let net = |length| IpNet::new(source, length).map(|net| net.trunc());
+    [length, length - 1, length / 2, 0].into_iter().flat_map(net).collect()
+}
+
+fn blocked(moment: &Moment<'_>, net: IpNet, host: u64, services: u64) -> Seen {
+    moment.at(&moment.world.clone().with_block(net, Ends { host, services }))
+}

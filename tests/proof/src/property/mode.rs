@@ -1,0 +1,48 @@
+//! Enforce and monitor.
+
+use guard_common::{Action, Reason};
+use guard_userspace::config::ServiceMode;
+
+use crate::moment::{Moment, Seen};
+
+/// The same reason, the same service, the same state of the limiter behind it.
+pub fn monitor_equals_enforce_but_for_the_action(moment: &Moment<'_>) {
+    let (enforced, monitored) = (all(moment, ServiceMode::Enforce), all(moment, ServiceMode::Monitor));
+    for other in [&enforced, &monitored] {
+        let same = |seen: &Seen| (seen.verdict.reason, seen.verdict.service, seen.meters.clone());
+        assert_eq!(same(other), same(&moment.seen), "{moment}");
+    }
+    let drops = enforced.verdict.reason.drops();
+    assert_eq!(enforced.verdict.action, if drops { Action::Drop } else { Action::Pass }, "{moment}");
+    // A block of a whole host is nothing that a service could only watch.
+    let of_host = enforced.verdict.reason == Reason::Blocked && enforced.verdict.service.get() == 0;
+    let expected = match (drops, of_host) {
+        (false, _) => Action::Pass,
+        (true, true) => Action::Drop,
+        (true, false) => Action::WouldDrop,
+    };
+    assert_eq!(monitored.verdict.action, expected, "{moment}");
+}
+
+/// Each service by its own mode; what is of no service is dropped where any is enforced.
+pub fn the_action_is_that_of_the_reason_and_the_mode(moment: &Moment<'_>) {
+    let verdict = moment.seen.verdict;
+    let services = &moment.world.policy.services;
+    let enforced = match (moment.world.service(verdict.service), verdict.reason) {
+        (Some(service), _) => service.mode == ServiceMode::Enforce,
+        (None, Reason::Blocked) => true,
+        (None, _) => services.iter().any(|service| service.mode == ServiceMode::Enforce),
+    };
+    let expected = match (verdict.reason.drops(), enforced) {
+        (false, _) => Action::Pass,
+        (true, true) => Action::Drop,
+        (true, false) => Action::WouldDrop,
+    };
+    assert_eq!(verdict.action, expected, "{moment}");
+}
+
+fn all(moment: &Moment<'_>, mode: ServiceMode) -> Seen {
+    let mut world = moment.world.clone();
+    world.policy.services.iter_mut().for_each(|service| service.mode = mode);
+    moment.at(&world)
+}
