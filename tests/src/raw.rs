@@ -104,6 +104,7 @@ fn send_paced(
 ) -> Result<u64> {
     const REST: Duration = Duration::from_micros(500);
     stay_on(cpu)?;
+    go_first();
     let mut sent = 0;
     loop {
         let elapsed = start.elapsed().min(time);
@@ -136,4 +137,11 @@ fn stay_on(cpu: usize) -> Result<()> {
     let mut here = CpuSet::new();
     here.set(cpu).context("no such CPU")?;
     sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
+}
+
+/// Puts this thread before others of a busy machine, if that is allowed: a flood with pauses shows little of a limit.
+fn go_first() {
+    const BEFORE_OTHERS: libc::c_int = -10;
+    // SAFETY: the call takes numbers only; on Linux 0 is this thread.
+    unsafe { libc::setpriority(libc::PRIO_PROCESS, 0, BEFORE_OTHERS) };
 }

@@ -1,8 +1,9 @@
 //! Frames of 9,000 bytes: the program sees the first of several buffers, judges the frame by it and counts all of it.
 
 use std::io::{ErrorKind, Write};
-use std::net::{TcpListener, TcpStream, UdpSocket};
+use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::thread;
+use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow, ensure};
 use guard_common::Reason::{self, Allowed, ByteRate, Malformed, NotAllowed};
@@ -15,6 +16,7 @@ use guard_tests::raw::{Wire, on_one_cpu};
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, STRANGER, Scene, to_server};
 
 const MTU: u32 = 9000;
+const PATIENCE: Duration = Duration::from_secs(10);
 const PORT: u16 = 8000;
 /// A port with a limit of bytes.
 const LIMITED: u16 = 8001;
@@ -174,10 +176,13 @@ fn an_upload_in_large_frames_arrives_whole() -> Result<()> {
     let guard = Guard::start(&scene.server, &policy("native"))?;
     let receiver = thread::spawn(move || -> Result<usize> {
         let (mut stream, _) = listener.accept().context("nobody comes")?;
+        stream.set_read_timeout(Some(PATIENCE))?;
         Ok(std::io::copy(&mut stream, &mut std::io::sink())? as usize)
     });
     scene.client.enter(|| {
-        let mut stream = TcpStream::connect((SERVER[0], PORT)).context("cannot connect")?;
+        let server = SocketAddr::new(SERVER[0].parse()?, PORT);
+        let mut stream = TcpStream::connect_timeout(&server, PATIENCE).context("cannot connect")?;
+        stream.set_write_timeout(Some(PATIENCE))?;
         stream.write_all(&vec![0x55; LENGTH]).context("cannot upload")
     })?;
     let received = receiver.join().map_err(|_| anyhow!("the receiver panicked"))??;

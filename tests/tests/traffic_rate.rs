@@ -20,7 +20,7 @@ const TIME: Duration = Duration::from_secs(5);
 /// How far what got through may be from what is due.
 const TOLERANCE: f64 = 0.001;
 /// The burst lasts so long at the rate.
-const BURST: Duration = Duration::from_secs(1);
+const BURST: Duration = Duration::from_secs(2);
 /// How many times the limit is offered.
 const TIMES: u64 = 10;
 /// Packets a second that a limit lets through.
