@@ -3,6 +3,7 @@
 use std::fs;
 use std::io::Write;
 use std::process::Stdio;
+use std::str::FromStr;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
@@ -13,6 +14,7 @@ use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
 use guard_tests::wait;
 use guard_userspace::blocks::Scope;
 use guard_userspace::control::{BlockRequest, path};
+use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
@@ -232,6 +234,38 @@ fn lists_are_taken_whole_or_not_at_all_and_quickly() -> Result<()> {
     let (code, said) = feed(&many, "unblock")?;
     ensure!(code == Some(0) && said.starts_with("100000 are not"), "{said}");
     ensure!(blocks(&guard)?.is_empty());
+    Ok(())
+}
+
+#[test]
+fn a_list_for_which_the_kernel_has_no_room_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &(policy() + "[capacity]\nblocks = 1024\n"))?;
+    run(&guard, &["block", "100.64.0.1", "--scope", "services"])?;
+    run(&guard, &["block", "100.96.0.0/16", "--for", "1h"])?;
+    for prefix in [false, true] {
+        let net = |number: u32| {
+            let text = if prefix {
+                format!("100.{}.{}.0/24", 64 + (number >> 8), number & 255)
+            } else {
+                format!("100.64.{}.{}/32", number >> 8, number & 255)
+            };
+            IpNet::from_str(&text)
+        };
+        let nets = (0..2000).map(net).collect::<Result<_, _>>()?;
+        let request =
+            BlockRequest { nets, scope: Scope::Host, lasts: None, reason: None, caller: None, force: false };
+        let refused =
+            guard.client().post::<Value>(path::BLOCK, &request).err().context("it was taken")?.to_string();
+        ensure!(refused.contains("1024") && refused.contains("[capacity]"), "{refused}");
+        let left = blocks(&guard)?;
+        ensure!(left.len() == 2, "prefixes {prefix}: {left:?}");
+        for (source, verdict) in [("100.64.0.1", "pass"), ("100.64.3.3", "pass"), ("100.96.1.1", "drop")] {
+            let explained: Value =
+                serde_json::from_str(&run(&guard, &["explain", source, "--port", "22", "--json"])?)?;
+            ensure!(explained[0]["verdict"] == verdict, "prefixes {prefix}: {source}: {explained}");
+        }
+    }
     Ok(())
 }
 

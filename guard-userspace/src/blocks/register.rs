@@ -1,5 +1,6 @@
 //! Blocking and unblocking, in the kernel first and then in the ledger: a full disk lets nobody in.
 
+use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
@@ -67,7 +68,7 @@ impl Register {
                 }
             };
         let in_kernel = maps.blocks()?;
-        let known: std::collections::HashSet<IpNet> = recorded.iter().map(|block| block.net).collect();
+        let known: HashSet<IpNet> = recorded.iter().map(|block| block.net).collect();
         let unknown: Vec<Block> =
             in_kernel.iter().filter(|(net, _)| !known.contains(net)).flat_map(found).collect();
         if !unknown.is_empty()
@@ -83,12 +84,20 @@ impl Register {
         };
         register.addresses = addresses().count();
         register.host_addresses = addresses().filter(|(_, entry)| entry.host_until != 0).count();
-        let all = recorded.len() + unknown.len();
+        // Of an address that it has, the kernel knows the end better: by a clock that nobody sets.
+        let in_force: HashSet<IpNet> = in_kernel
+            .iter()
+            .filter(|(net, entry)| is_address(net) && is_live(entry))
+            .map(|(net, _)| *net)
+            .collect();
+        let blocks: Vec<Block> =
+            recorded.into_iter().filter(|block| !in_force.contains(&block.net)).collect();
+        let blocks = [blocks, unknown.into_iter().filter(|block| !is_address(&block.net)).collect()].concat();
         let started = Instant::now();
-        for (number, part) in [recorded, unknown].concat().chunks(PART).enumerate() {
-            register.tell(maps, part, true)?;
+        for (number, part) in blocks.chunks(PART).enumerate() {
+            register.tell(maps, part)?;
             if started.elapsed() > Duration::from_secs(1) {
-                info!("blocks: {} of {all} are in the kernel", (number * PART + part.len()).min(all));
+                info!("blocks: {} of {} are in the kernel", number * PART + part.len(), blocks.len());
             }
         }
         register.tell_host(maps)?;
@@ -100,7 +109,7 @@ impl Register {
     /// # Errors
     /// When the kernel does not take it; nothing has changed then.
     pub fn block(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<Blocked, Error> {
-        let added = self.tell(maps, blocks, false)?;
+        let added = self.tell(maps, blocks)?;
         self.tell_host(maps)?;
         let recorded = self.ledger().and_then(|ledger| {
             ledger.put_blocks(blocks)?;
@@ -164,11 +173,13 @@ impl Register {
         let at = now();
         let blocks = self.ledger()?.blocks()?;
         let live = blocks.into_iter().filter(|block| block.until.is_none_or(|until| until > at));
-        live.map(|block| {
-            let dropped = maps.block(&block.net)?.map_or(0, |entry| entry.dropped);
-            Ok((block, dropped))
-        })
-        .collect()
+        let entries: HashMap<IpNet, abi::Block> = maps.blocks()?.into_iter().collect();
+        let dropped = |block: &Block| entries.get(&block.net).map_or(0, |entry| entry.dropped);
+        let with_dropped = |block: Block| {
+            let dropped = dropped(&block);
+            (block, dropped)
+        };
+        Ok(live.map(with_dropped).collect())
     }
 
     /// Adds to the audit log; a failure is a warning.
@@ -208,37 +219,56 @@ impl Register {
         self.ledger.as_mut().ok_or_else(|| LedgerError::Content("no ledger".into()))
     }
 
-    /// Tells the kernel of blocks. Returns how many were not there before. With `over`, what the kernel has of them is replaced.
-    fn tell(&mut self, maps: &mut Maps, blocks: &[Block], over: bool) -> Result<usize, Error> {
-        let mut entries: std::collections::BTreeMap<IpNet, abi::Block> = std::collections::BTreeMap::new();
-        let (mut added, mut counted) = (0, (0, 0));
+    /// Tells the kernel of blocks, beside what it has of them. Returns how many were not there before.
+    fn tell(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<usize, Error> {
+        let mut entries: BTreeMap<IpNet, abi::Block> = BTreeMap::new();
+        // What was there, to be put back if the kernel has no room.
+        let mut before: Vec<(IpNet, Option<abi::Block>)> = Vec::new();
+        let mut nested_before: Vec<(IpNet, Ends)> = Vec::new();
+        let prefixes = if blocks.iter().all(|block| is_address(&block.net)) {
+            HashMap::new()
+        } else {
+            maps.block_prefixes()?.into_iter().collect()
+        };
+        let (mut added, mut addresses, mut host_addresses) = (0, 0, 0);
         for block in blocks {
             let ends = ends(block);
             if is_address(&block.net) {
-                let before = match entries.get(&block.net) {
+                let known = match entries.get(&block.net) {
                     Some(entry) => Some(*entry),
-                    None => maps.block(&block.net)?,
+                    None => {
+                        let known = maps.block(&block.net)?;
+                        before.push((block.net, known));
+                        known
+                    }
                 };
-                added += usize::from(before.is_none_or(|entry| !is_live(&entry)));
-                let new_host = block.scope == Scope::Host && before.is_none_or(|entry| entry.host_until == 0);
-                counted.0 += usize::from(before.is_none());
-                counted.1 += usize::from(new_host);
-                let kept = before.filter(|_| !over || entries.contains_key(&block.net));
-                let ends = ends.max(kept.map(of_entry).unwrap_or_default());
-                entries.insert(block.net, entry(ends, before.map_or(0, |entry| entry.dropped)));
+                added += usize::from(known.is_none_or(|known| !is_live(&known)));
+                addresses += usize::from(known.is_none());
+                let has_host = known.is_some_and(|known| known.host_until != 0);
+                host_addresses += usize::from(block.scope == Scope::Host && !has_host);
+                let ends = ends.max(known.map(of_entry).unwrap_or_default());
+                entries.insert(block.net, entry(ends, known.map_or(0, |known| known.dropped)));
             } else {
-                let before = self.nested.get(&block.net);
-                added += usize::from(before == Ends::default());
-                for (net, told) in self.nested.set(block.net, ends.max(before)) {
-                    let dropped = maps.block(&net)?.map_or(0, |entry| entry.dropped);
-                    entries.extend(told.map(|ends| (net, entry(ends, dropped))));
+                let known = self.nested.get(&block.net);
+                added += usize::from(known.services <= monotonic_now());
+                nested_before.push((block.net, known));
+                for (net, told) in self.nested.set(block.net, ends.max(known)) {
+                    let known = prefixes.get(&net).copied();
+                    before.push((net, known));
+                    entries
+                        .extend(told.map(|ends| (net, entry(ends, known.map_or(0, |known| known.dropped)))));
                 }
             }
         }
-        let entries: Vec<_> = entries.into_iter().collect();
-        maps.write_blocks(&entries)?;
-        self.addresses += counted.0;
-        self.host_addresses += counted.1;
+        if let Err(error) = maps.write_blocks(&entries.into_iter().collect::<Vec<_>>()) {
+            for (net, ends) in nested_before.into_iter().rev() {
+                self.nested.set(net, ends);
+            }
+            put_back(maps, before);
+            return Err(error);
+        }
+        self.addresses += addresses;
+        self.host_addresses += host_addresses;
         Ok(added)
     }
 
@@ -272,6 +302,19 @@ impl Register {
 
 fn is_address(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
+}
+
+/// As it was before a write that the kernel broke off.
+fn put_back(maps: &mut Maps, before: Vec<(IpNet, Option<abi::Block>)>) {
+    for (net, known) in before.into_iter().rev() {
+        let result = match known {
+            Some(known) => maps.write_blocks(&[(net, known)]),
+            None => maps.remove_block(&net).map(drop),
+        };
+        if let Err(error) = result {
+            warn!("the block of {net} is not as it was: {error}");
+        }
+    }
 }
 
 fn is_live(entry: &abi::Block) -> bool {

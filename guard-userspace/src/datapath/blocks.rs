@@ -70,10 +70,18 @@ impl Maps {
                 Err(error) => Err(error.into()),
             };
         }
-        // A look-up finds the longest prefix that there is, which may be a shorter one; so all are read. They are few.
-        let blocks = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
+        // A look-up finds the longest prefix that there is, which may be a shorter one; so all are read.
+        Ok(self.block_prefixes()?.into_iter().find_map(|(prefix, block)| (prefix == *net).then_some(block)))
+    }
+
+    /// The blocks of prefixes, in no order.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn block_prefixes(&self) -> Result<Vec<(IpNet, Block)>, Error> {
+        let prefixes = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
             .map_err(|source| Error::Table { table: PREFIXES, source })?;
-        Ok(blocks.into_iter().find_map(|(key, block)| (net_of(&key)? == *net).then_some(block)))
+        Ok(prefixes.into_iter().filter_map(|(key, block)| Some((net_of(&key)?, block))).collect())
     }
 
     /// All blocks, in no order.
@@ -83,12 +91,9 @@ impl Maps {
     pub fn blocks(&self) -> Result<Vec<(IpNet, Block)>, Error> {
         let addresses = bpf::read_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?)
             .map_err(|source| Error::Table { table: ADDRESSES, source })?;
-        let prefixes = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
-            .map_err(|source| Error::Table { table: PREFIXES, source })?;
         let addresses =
             addresses.into_iter().map(|(address, block)| (IpAddr::from(Address::v6(address)).into(), block));
-        let prefixes = prefixes.into_iter().filter_map(|(key, block)| Some((net_of(&key)?, block)));
-        Ok(addresses.chain(prefixes).collect())
+        Ok(addresses.chain(self.block_prefixes()?).collect())
     }
 
     /// Says how many blocks concern the whole host: while there are none, traffic to other ports is not looked up.

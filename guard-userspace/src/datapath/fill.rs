@@ -65,7 +65,7 @@ impl Maps {
             fill.push(Fill { table: name, entries, capacity: Some(u64::from(capacity)) });
         }
         let capacity = Some(u64::from(self.capacity(BLOCK_PREFIXES.map)?));
-        fill.push(Fill { table: BLOCK_PREFIXES.name, entries: self.block_prefixes()?, capacity });
+        fill.push(Fill { table: BLOCK_PREFIXES.name, entries: self.count_block_prefixes()?, capacity });
         let slot = self.live()?.slot;
         let rules = [
             ("rules_v4", self.rules::<RuleKeyV4>("RULES_V4", slot.index())),
@@ -98,7 +98,7 @@ impl Maps {
         Ok(extrapolate(look, u64::from(capacity).next_power_of_two()).min(u64::from(capacity)))
     }
 
-    fn block_prefixes(&self) -> Result<u64, Error> {
+    fn count_block_prefixes(&self) -> Result<u64, Error> {
         let prefixes = self.descriptor(BLOCK_PREFIXES.map)?;
         if let Some(each) = memory_of_a_prefix() {
             let taken = memlock(prefixes);

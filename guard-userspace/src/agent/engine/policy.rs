@@ -243,5 +243,10 @@ fn needs_restart(before: &Policy, after: &Policy) -> Vec<String> {
         (before.capacity != after.capacity, "[capacity]"),
     ];
     let changed = changes.into_iter().filter_map(|(changed, key)| changed.then_some(key));
-    changed.map(|key| format!("{key} takes effect when the agent is started again")).collect()
+    let mode = (before.attach.mode != after.attach.mode).then(|| {
+        // A link cannot change its mode, and to take it off first would be a gap.
+        "[attach] mode takes effect where the program is not yet; where it is, after `guard detach`"
+            .to_owned()
+    });
+    changed.map(|key| format!("{key} takes effect when the agent is started again")).chain(mode).collect()
 }
