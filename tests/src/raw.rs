@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow};
 use nix::net::if_::if_nametoindex;
-use nix::sched::{CpuSet, sched_setaffinity};
+use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, send, socket,
 };
@@ -127,7 +127,7 @@ fn send_paced(
 /// Those of `work`.
 pub fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
     let there = || {
-        stay_on(0)?;
+        stay_on(sched_getcpu().context("cannot tell the CPU")?)?;
         work()
     };
     thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work on one CPU panicked"))?

@@ -2,7 +2,7 @@
 //! arrives that the host's stack accepts.
 
 use std::cell::Cell;
-use std::fs::read_to_string;
+use std::fs::{self, read_to_string};
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -65,6 +65,9 @@ fn judge_connection_requests(mode: &str) -> Result<()> {
     for address in [ABSENT_CLIENT, ABSENT_STRANGER].concat() {
         server.ip(&format!("neighbour add {address} lladdr 02:00:00:00:00:bb dev eth0"))?;
     }
+    // They stay for as long as the test takes.
+    server
+        .enter(|| fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "20").context("cannot keep requests"))?;
     // Room for all requests, else they are answered by cookies and not kept.
     listen(&listener, Backlog::MAXCONN)?;
     let next = Cell::new(20_000);
@@ -201,14 +204,14 @@ struct HalfOpen<'a> {
 impl Port for HalfOpen<'_> {
     fn packets(&self) -> Result<u64> {
         let port = self.listener.local_addr()?.port();
-        let now = self.server.enter(|| {
+        let now: u64 = self.server.enter(|| {
             let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
             let count = |table| {
                 Ok(read_to_string(table)?.lines().filter(|line| is_half_open(line, port)).count() as u64)
             };
             tables.into_iter().map(count).sum()
         })?;
-        Ok(now - self.before.swap(now, Ordering::Relaxed))
+        now.checked_sub(self.before.swap(now, Ordering::Relaxed)).context("a half-open connection is gone")
     }
 }
 
