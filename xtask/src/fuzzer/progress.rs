@@ -23,19 +23,22 @@ pub(super) fn follow(command: &mut Command, name: &str) -> Result<ExitStatus> {
                 eprintln!("{name} {line}");
                 shown = Instant::now();
             }
-            Line::Words => {}
+            Line::Noise => {}
             Line::Other => eprintln!("{line}"),
         }
     }
     child.wait().with_context(failed)
 }
 
+/// Words for a dictionary, many at the end, and the sanitizer that there is not.
+const NOISE: [&str; 3] = ["######", "\"", "WARNING: Failed to find function \"__sanitizer"];
+
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 enum Line {
     /// Runs, code that was reached, inputs that are kept, runs a second.
     Progress,
-    /// Words for a dictionary, many at the end.
-    Words,
+    /// Not worth a line.
+    Noise,
     Other,
 }
 
@@ -44,8 +47,8 @@ impl Line {
         let digit = |rest: &str| rest.starts_with(|first: char| first.is_ascii_digit());
         if line.strip_prefix('#').is_some_and(digit) {
             Self::Progress
-        } else if line.starts_with("######") || line.starts_with('"') {
-            Self::Words
+        } else if NOISE.iter().any(|noise| line.starts_with(noise)) {
+            Self::Noise
         } else {
             Self::Other
         }
@@ -60,8 +63,9 @@ mod tests {
     fn a_crash_is_never_held_back() {
         let cases = [
             ("#5317\tREDUCE cov: 4921 ft: 18200 corp: 1222/1522Kb", Line::Progress),
-            ("###### Recommended dictionary. ######", Line::Words),
-            ("\"\\000\\000\" # Uses: 15", Line::Words),
+            ("###### Recommended dictionary. ######", Line::Noise),
+            ("\"\\000\\000\" # Uses: 15", Line::Noise),
+            ("WARNING: Failed to find function \"__sanitizer_print_stack_trace\".", Line::Noise),
             ("thread '<unnamed>' panicked at tests/proof/src/property/rules.rs:38:5:", Line::Other),
             ("Test unit written to target/fuzz/crashes/decide/crash-0", Line::Other),
             ("", Line::Other),
