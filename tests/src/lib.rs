@@ -2,7 +2,7 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`bench`] | what guard costs, measured |
+//! | [`mod@bench`] | what guard costs, measured |
 //! | [`bpf`] | bare maps and programs of a few instructions |
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`fence`] | knowing that everything that was sent before is through |

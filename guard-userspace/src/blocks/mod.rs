@@ -2,10 +2,10 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`register`] | blocks and unblocks, with and without an agent |
-//! | [`nested`] | prefixes within prefixes: what the kernel must be told of each |
-//! | [`protected`] | whom a block must not hit by mistake |
-//! | [`list`] | lists from standard input |
+//! | `register` | blocks and unblocks, with and without an agent |
+//! | `nested` | prefixes within prefixes: what the kernel must be told of each |
+//! | `protected` | whom a block must not hit by mistake |
+//! | `list` | lists from standard input |
 
 pub mod list;
 pub mod nested;

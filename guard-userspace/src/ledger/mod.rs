@@ -2,9 +2,9 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
-//! | [`schema`] | the tables, and the steps from one version of them to the next |
-//! | [`blocks`] | the blocks |
-//! | [`events`] | the audit log, bounded in number and age |
+//! | `schema` | the tables, and the steps from one version of them to the next |
+//! | `blocks` | the blocks |
+//! | `events` | the audit log, bounded in number and age |
 //!
 //! The agent and a command that finds no agent may use the file at the same time: each waits for the other for a moment. Writes are on
 //! the disk when they return (`synchronous = FULL`): they are rare, and a block that is told to be kept is kept.

@@ -2,9 +2,9 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`links`] | the interfaces, as the kernel describes them |
-//! | [`resolve`] | from the names of the policy to interfaces that exist |
-//! | [`changes`] | a reason to look again |
+//! | `links` | the interfaces, as the kernel describes them |
+//! | `resolve` | from the names of the policy to interfaces that exist |
+//! | `changes` | a reason to look again |
 
 mod changes;
 mod links;

@@ -2,10 +2,10 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
-//! | [`policy`] | makes a policy live, and takes one back |
-//! | [`attach`] | keeps the program on the interfaces that the policy names |
-//! | [`blocks`] | blocks and unblocks |
-//! | [`health`] | holds what is believed against what is |
+//! | `policy` | makes a policy live, and takes one back |
+//! | `attach` | keeps the program on the interfaces that the policy names |
+//! | `blocks` | blocks and unblocks |
+//! | `health` | holds what is believed against what is |
 //!
 //! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
 //! second time for that, and a scrape does not wait for a million blocks.
