@@ -1,12 +1,19 @@
 //! Long lists.
 
 use std::fmt::Write;
-use std::time::{Duration, Instant};
+use std::time::Duration;
+
+use nix::time::{ClockId, clock_gettime};
 
 use super::{ATTACH, good, parse};
 
 /// Far above what a debug build takes, far below what comparing every prefix with every other would.
 const LONG: Duration = Duration::from_secs(10);
+
+/// What this thread has spent of a CPU: other work on the machine does not count.
+fn spent() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
+}
 
 fn list(key: &str, prefixes: impl Iterator<Item = String>) -> String {
     let mut text = format!("{key} = [\n");
@@ -26,10 +33,10 @@ fn a_hundred_thousand_prefixes_are_checked_quickly() {
     let deny =
         list("deny", (0..100_000).map(|index| format!("fd00:{:x}:{:x}::/48", index >> 16, index & 0xffff)));
     let text = format!("{ATTACH}[[service]]\nname = \"a\"\nports = [1]\n{allow}{deny}");
-    let start = Instant::now();
+    let start = spent();
     let checked = good(&text);
     let again = good(&checked.policy.to_toml());
-    let took = start.elapsed();
+    let took = spent() - start;
     assert!(took < LONG, "{took:?}");
     assert_eq!(checked.policy, again.policy);
     assert_eq!(checked.policy.services[0].allow.len(), 100_000);
@@ -54,10 +61,10 @@ fn equal_and_nested_prefixes_in_great_number_are_checked_quickly() {
     let text = format!(
         "[[service]]\nname = \"a\"\nports = [1]\n{same}{within}sources = [\n{sources}]\n[limits.x]\nmax_connections = 1\n[trusted]\n{trusted}"
     );
-    let start = Instant::now();
+    let start = spent();
     let report = parse(&text, "policy.toml").unwrap_err();
     let shown = report.to_string();
-    let took = start.elapsed();
+    let took = spent() - start;
     assert!(took < LONG, "{took:?}");
     assert_eq!(report.errors().len(), 20_000, "no source is allowed");
     assert!(shown.len() < 20_000, "{} bytes", shown.len());
@@ -67,9 +74,9 @@ fn equal_and_nested_prefixes_in_great_number_are_checked_quickly() {
 fn errors_in_one_long_line_are_found_quickly() {
     let allow: Vec<String> = (0..100_000).map(|index| format!("\"{}/8\"", address(index + 1))).collect();
     let text = format!("[[service]]\nname = \"a\"\nports = [1]\nallow = [{}]\n", allow.join(", "));
-    let start = Instant::now();
+    let start = spent();
     let report = parse(&text, "policy.toml").unwrap_err();
-    let took = start.elapsed();
+    let took = spent() - start;
     assert!(took < LONG, "{took:?}");
     let errors = report.errors();
     assert_eq!(errors.len(), 100_000);
