@@ -18,7 +18,7 @@ const TOOLS: [(&str, &str); 5] = [
 
 /// What boots another kernel.
 pub(crate) const VM_TOOLS: [(&str, &str); 3] =
-    [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("xz", "xz-utils")];
+    [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("strip", "binutils")];
 
 /// What libFuzzer is built with.
 pub(crate) const FUZZ_TOOLS: [(&str, &str); 1] = [("c++", "g++")];

@@ -1,23 +1,37 @@
-//! `cargo xtask vm`: guard on other kernels, in virtual machines.
+//! `cargo xtask vm`: guard on other kernels than this one.
 
-use anyhow::{Context, Result, bail};
+use std::time::Instant;
 
+use anyhow::{Result, anyhow, bail};
+use clap::builder::PossibleValuesParser;
+
+use super::build;
 use crate::consent::Consent;
-use crate::vm::kernels::{Archive, KERNELS, Kernel};
-use crate::vm::{initramfs, machine, payload};
-use crate::workspace::Workspace;
-use crate::{bpf, packages, process, toolchain};
+use crate::vm::cache::{self, Unpacked};
+use crate::vm::image::Image;
+use crate::vm::kernels::{self, KERNELS, Kernel};
+use crate::vm::machine;
+use crate::vm::programs::{self, Programs};
+use crate::workspace::{Profile, Workspace};
+use crate::{packages, process, vm};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
-  cargo xtask vm                 all of them: a few minutes once built
-  cargo xtask vm --kernel 6.1    one of them
+  cargo xtask vm                 on each kernel
+  cargo xtask vm --kernel 6.1    on this one
 
-On 5.10 guard must say in one sentence that it does not run there. Everything is kept in target/vm.")]
+Boots Debian's kernels under qemu, without KVM and without root. Packages of kernels are downloaded from the archive that this
+machine's apt is set up with, once, and are not installed. The console of each run is kept in target/vm/KERNEL.log.
+
+Environment:
+  GUARD_VM_MIRROR    the URI of a mirror of Debian, where apt here has none")]
 pub(crate) struct Vm {
-    /// Only this kernel (repeatable): 5.10, 6.1, 6.12 or newest
-    #[arg(long, value_name = "NAME")]
+    /// Run on this kernel only, and fail if it is not to be had (repeatable)
+    #[arg(long, value_name = "NAME", value_parser = PossibleValuesParser::new(KERNELS.map(|kernel| kernel.name)))]
     kernel: Vec<String>,
+    /// Look for newer packages of kernels that were downloaded before
+    #[arg(long)]
+    refresh: bool,
     #[command(flatten)]
     consent: Consent,
 }
@@ -25,51 +39,81 @@ pub(crate) struct Vm {
 impl Vm {
     pub(crate) fn execute(self) -> Result<()> {
         let workspace = Workspace::find()?;
-        let kernels = named(&self.kernel)?;
-        packages::ensure(&packages::VM_TOOLS, "Other kernels need", self.consent)?;
-        let toolchain = toolchain::ensure(&workspace, self.consent)?;
-        bpf::build(&workspace, &toolchain)?;
-        run(&workspace, &kernels)
+        packages::ensure_tools(self.consent)?;
+        build::all(&workspace, Profile::Release, self.consent)?;
+        run(&workspace, &self.kernel, self.refresh, self.consent)
     }
 }
 
-fn named(names: &[String]) -> Result<Vec<&'static Kernel>> {
-    if names.is_empty() {
-        return Ok(KERNELS.iter().collect());
+/// Runs on the kernels of these names, or on all that are to be had. The programs must be built.
+pub(crate) fn run(workspace: &Workspace, names: &[String], refresh: bool, consent: Consent) -> Result<()> {
+    if std::env::consts::ARCH != "x86_64" {
+        bail!(
+            "Other kernels are run only on x86_64: run the tests on a machine with the kernel that is meant."
+        );
     }
-    let find = |name: &String| match KERNELS.iter().find(|kernel| kernel.name == name) {
-        Some(kernel) => Ok(kernel),
-        None => bail!(
-            "There is no kernel {name:?}: name one of {}.",
-            KERNELS.each_ref().map(|kernel| kernel.name).join(", ")
-        ),
-    };
-    names.iter().map(find).collect()
-}
-
-/// Boots the kernels one after the other; the eBPF program and the tools must be there.
-pub(crate) fn run(workspace: &Workspace, kernels: &[&Kernel]) -> Result<()> {
-    let directory = workspace.target.join("vm");
-    let programs = payload::build(workspace)?;
-    let archive = Archive::open(directory.join("archive"))?;
-    let mut failed = Vec::new();
-    for kernel in kernels {
-        let unpacked = archive.unpack(kernel)?;
-        process::announce(&format!("Linux {} boots", unpacked.version));
-        let own = directory.join(kernel.name);
-        std::fs::create_dir_all(&own).context("Could not make a directory for a machine.")?;
-        let initramfs = initramfs::build(&own, kernel, &unpacked, &programs)?;
-        if let Err(error) = machine::run(&unpacked.image, &initramfs, &own.join("console.log")) {
-            process::announce(&format!("Linux {}: {error:#}", unpacked.version));
-            failed.push(kernel.name);
+    packages::ensure(&packages::VM_TOOLS, "Other kernels need", consent)?;
+    let programs = programs::build(workspace)?;
+    let _lock = vm::lock(workspace)?;
+    let (mut missing, mut failed) = (Vec::new(), Vec::new());
+    for kernel in kernels::chosen(names) {
+        let unpacked = match cache::get(workspace, &kernel, refresh) {
+            Ok(unpacked) => unpacked,
+            Err(error) => {
+                process::announce(&format!("Kernel {} is not to be had: {error:#}", kernel.name));
+                missing.push(kernel.name);
+                continue;
+            }
+        };
+        process::announce(&format!("Linux {} boots", unpacked.release));
+        let start = Instant::now();
+        match on_kernel(workspace, &programs, &kernel, &unpacked) {
+            Ok(()) => {
+                let took = start.elapsed().as_secs_f64();
+                process::announce(&format!(
+                    "Linux {}: all as it should be, in {took:.0} s",
+                    unpacked.release
+                ));
+            }
+            Err(error) => {
+                process::announce(&format!("Linux {}: {error:#}", unpacked.release));
+                failed.push(kernel.name);
+            }
         }
     }
-    if failed.is_empty() { Ok(()) } else { bail!("Not as it should be on: {}.", failed.join(", ")) }
+    verdict(names, &missing, &failed)
 }
 
-/// The kernel that every test run includes.
-pub(crate) fn for_tests() -> Result<Vec<&'static Kernel>> {
-    named(&["6.1".to_owned()])
+fn verdict(names: &[String], missing: &[&str], failed: &[&str]) -> Result<()> {
+    if !failed.is_empty() {
+        bail!("Guard fails on these kernels: {}. The causes are above.", failed.join(", "));
+    }
+    if missing.is_empty() {
+        return Ok(());
+    }
+    let sentence =
+        format!("These kernels were not to be had, and nothing was run on them: {}.", missing.join(", "));
+    if !names.is_empty() || missing.len() == KERNELS.len() {
+        bail!("{sentence} The causes are above.");
+    }
+    process::announce(&sentence);
+    Ok(())
+}
+
+fn on_kernel(workspace: &Workspace, programs: &Programs, kernel: &Kernel, unpacked: &Unpacked) -> Result<()> {
+    let directory = vm::directory(workspace);
+    let file = |kind: &str| directory.join(format!("{}.{kind}", kernel.name));
+    let steps = programs.steps(kernel.expects)?;
+    let mut image = Image::base(programs, &directory.join("stripped"))?;
+    image.add_kernel(unpacked, &vm::image::script(&programs.environment()?, &steps))?;
+    image.write(&file("cpio"))?;
+    let report = machine::run(unpacked, &file("cpio"), &file("log"))?;
+    let names: Vec<_> = steps.iter().map(|step| step.name).collect();
+    let verdict = report.judge(&unpacked.release, &names);
+    verdict.map_err(|error| {
+        eprintln!("{}", report.said());
+        anyhow!("{error} The console is in {}.", file("log").display())
+    })
 }
 
 #[cfg(test)]
@@ -77,10 +121,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn kernels_are_known_by_their_names() {
-        assert_eq!(named(&[]).unwrap().len(), KERNELS.len());
-        assert_eq!(for_tests().unwrap()[0].name, "6.1");
-        let error = named(&["4.19".to_owned()]).unwrap_err().to_string();
-        assert!(error.contains("4.19") && error.contains("6.12"), "{error}");
+    fn a_kernel_that_is_missing_fails_only_who_asked_for_it() {
+        let all = KERNELS.map(|kernel| kernel.name);
+        let asked = ["6.1".to_owned()];
+        assert!(verdict(&[], &[], &[]).is_ok());
+        assert!(verdict(&[], &["6.1"], &[]).is_ok());
+        assert!(verdict(&[], &all, &[]).is_err(), "nothing was run");
+        assert!(verdict(&asked, &[], &[]).is_ok());
+        assert!(verdict(&asked, &["6.1"], &[]).is_err());
+        assert!(verdict(&[], &[], &["6.1"]).is_err());
     }
 }
