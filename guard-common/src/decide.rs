@@ -1,6 +1,6 @@
 //! The order of the checks.
 
-use crate::abi::{Class, Limits, Service, ServiceId, SourceKey};
+use crate::abi::{Class, FlowKey, Limits, Service, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
@@ -15,6 +15,7 @@ use crate::{Action, Address, Packet, Reason, Verdict};
 #[inline(always)]
 pub fn decide<P: Packet + ?Sized, T: Tables>(
     packet: &P,
+    headers: &mut Headers,
     tables: &T,
     clock: impl Fn() -> u64,
     observer: &mut impl Observer,
@@ -22,9 +23,8 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     let mut now = Now { clock, read: 0 };
     let slot = tables.epoch().live(|| now.get());
     observer.step(Step::Policy(slot));
-    let mut headers = Headers::default();
-    let kind = parse(packet, &mut headers);
-    observer.step(Step::Parsed(kind, headers));
+    let kind = parse(packet, headers);
+    observer.step(Step::Parsed(kind, *headers));
     let protocol = match kind {
         Ok(Kind::Segment(protocol)) => protocol,
         Ok(Kind::OtherIp) => return unguarded(tables, headers.source, &mut now, observer),
@@ -39,12 +39,16 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         return unguarded(tables, headers.source, &mut now, observer);
     };
     let at = At { slot, id, service: &service };
-    let reason = guarded(packet, tables, &at, &headers, &mut now, observer);
+    let reason = guarded(packet, tables, &at, headers, &mut now, observer);
     let action = match (reason.drops(), service.monitors()) {
         (false, _) => Action::Pass,
         (true, false) => Action::Drop,
         (true, true) => Action::WouldDrop,
     };
+    if action != Action::Drop && headers.flags.opens_connection() {
+        let source = SourceKey::new(id, &service, headers.source);
+        tables.note_opening(&FlowKey::new(headers.source, headers.source_port), &source, now.get());
+    }
     Verdict { action, reason, service: id }
 }
 

@@ -17,6 +17,8 @@
 //! | [`parse`] | Ethernet, VLAN, IPv4, IPv6, TCP and UDP, down to a source and a port |
 //! | [`decide`](mod@decide) | the order of the checks |
 //! | [`tables`] | every look-up that a decision needs |
+//! | [`drops`] | what follows from a drop: samples, evidence |
+//! | [`track`] | which sockets are connections, and of whom |
 //! | [`gcra`] | the rate limiter |
 //! | [`epoch`] | which of the two policy generations is live |
 //! | [`verdict`] | actions, reasons and where they are counted |
@@ -29,12 +31,14 @@
 pub mod abi;
 pub mod address;
 pub mod decide;
+pub mod drops;
 pub mod epoch;
 pub mod gcra;
 pub mod observe;
 pub mod packet;
 pub mod parse;
 pub mod tables;
+pub mod track;
 pub mod verdict;
 
 pub use address::{Address, Family};

@@ -1,7 +1,7 @@
 //! Every look-up that a decision needs.
 
 use crate::Address;
-use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
+use crate::abi::{Block, FlowKey, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
 use crate::parse::Protocol;
@@ -39,6 +39,9 @@ pub trait Tables {
 
     /// How many connections the source has open.
     fn connections(&self, source: &SourceKey) -> u64;
+
+    /// Notes that a SYN of the source is let through: the connection belongs to it, whatever this host translates it to.
+    fn note_opening(&self, flow: &FlowKey, source: &SourceKey, now: u64);
 }
 
 /// A [`Block`] in place.

@@ -79,6 +79,27 @@ impl Reason {
         }
     }
 
+    /// The reason of this number.
+    #[inline(always)]
+    pub const fn of_number(number: u8) -> Option<Self> {
+        match number {
+            0 => Some(Self::NotIp),
+            1 => Some(Self::Unguarded),
+            2 => Some(Self::Fragment),
+            3 => Some(Self::Trusted),
+            4 => Some(Self::Allowed),
+            5 => Some(Self::Blocked),
+            6 => Some(Self::NotAllowed),
+            7 => Some(Self::Denied),
+            8 => Some(Self::PacketRate),
+            9 => Some(Self::ByteRate),
+            10 => Some(Self::ConnectionRate),
+            11 => Some(Self::MaxConnections),
+            12 => Some(Self::Malformed),
+            _ => None,
+        }
+    }
+
     /// Whether a packet with this reason is dropped where the policy is enforced.
     pub const fn drops(self) -> bool {
         match self {
@@ -136,6 +157,14 @@ mod tests {
     extern crate std;
     use super::*;
     use std::collections::HashSet;
+
+    #[test]
+    fn every_reason_has_a_number() {
+        for reason in Reason::ALL {
+            assert_eq!(Reason::of_number(reason as u8), Some(reason));
+        }
+        assert_eq!(Reason::of_number(Reason::ALL.len() as u8), None);
+    }
 
     #[test]
     fn every_possible_verdict_has_a_counter_of_its_own() {

@@ -4,20 +4,29 @@
 #![feature(asm_experimental_arch)]
 
 mod maps;
+mod notes;
 mod packet;
 mod tables;
+mod tracker;
 mod word;
 
 use aya_ebpf::Global;
-use aya_ebpf::bindings::xdp_action::{XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::{bpf_ktime_get_ns, bpf_xdp_get_buff_len};
-use aya_ebpf::macros::xdp;
-use aya_ebpf::programs::XdpContext;
+use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len};
+use aya_ebpf::macros::{btf_tracepoint, xdp};
+use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
 use aya_log_ebpf::debug;
+use guard_common::abi::Correction;
+use guard_common::parse::Headers;
 use guard_common::{Action, Packet, decide};
 
 use crate::packet::Frame;
 use crate::tables::Maps;
+use crate::tracker::Socket;
+
+/// A stretch of time in which a CPU looks into a number of drops is 2^5 jiffies: 32 to 320 ms. The kernel tells jiffies at the cost of a
+/// load, unlike the time.
+const STRETCH: u32 = 5;
 
 /// Set by tests that compare this program with the host's build of the decision; 0 reads the clock.
 #[unsafe(no_mangle)]
@@ -41,8 +50,16 @@ pub fn guard(ctx: XdpContext) -> u32 {
 #[inline(always)]
 fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let frame = Frame::new(ctx, length);
-    let verdict = decide(&frame, &Maps, now, &mut ());
+    let mut headers = Headers::default();
+    let verdict = decide(&frame, &mut headers, &Maps, now, &mut ());
     maps::count(verdict, frame.length());
+    if verdict.reason.drops() {
+        // SAFETY: the helper takes nothing and has no effect.
+        let weight = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
+        if weight != 0 {
+            notes::note(&headers, notes::pack(verdict, weight), length as u64);
+        }
+    }
     match verdict.action {
         Action::Pass | Action::WouldDrop => XDP_PASS,
         Action::Drop => {
@@ -55,6 +72,29 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
             );
             XDP_DROP
         }
+    }
+}
+
+/// Counts the connections of clients, in every network namespace. The kernel may run it twice for one change, while one agent takes over
+/// from another: that counts once.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn guard_connections(ctx: BtfTracePointContext) -> i32 {
+    // SAFETY: the first argument of this tracepoint is the socket.
+    let socket = unsafe { Socket::new(ctx.arg(0)) };
+    tracker::changed(socket, ctx.arg(1), ctx.arg(2));
+    0
+}
+
+/// Runs only when the agent asks (`BPF_PROG_TEST_RUN`): what is counted is changed here alone.
+#[xdp]
+pub fn guard_correct(ctx: XdpContext) -> u32 {
+    let length = ctx.data_end() - ctx.data();
+    match Correction::decode(&Frame::new(&ctx, length)) {
+        Some(correction) => {
+            tracker::correct(correction);
+            XDP_PASS
+        }
+        None => XDP_ABORTED,
     }
 }
 

@@ -3,12 +3,13 @@
 //! Tables of the policy exist twice, once for each slot (see `guard_common::epoch`): arrays by their index, tries by the array
 //! around them. The sizes here are those of the smallest guard; the loader sets those of the configuration.
 
-use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray};
+use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Block, Counter, Limits, LimitsId, Meter, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6,
-    Service, ServiceId, ServiceName, SourceKey,
+    Block, Budget, Counter, Evidence, Flow, FlowKey, Limits, LimitsId, Lost, Meter, Offence, PORT_WORDS,
+    Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
+    ServiceName, SourceKey, Tracked,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -59,9 +60,38 @@ pub static BLOCK_PREFIXES: LpmTrie<[u8; 16], Block, 1024> = LpmTrie::new();
 #[btf_map]
 pub static METERS: LruHashMap<SourceKey, Meter, 1024> = LruHashMap::new();
 
-/// Open connections.
+/// How many connections each source has open. Only the agent removes sources, when they have had none for a while.
 #[btf_map]
 pub static CONNECTIONS: HashMap<SourceKey, u64, 1024> = HashMap::new();
+
+/// The connections that are counted there, by the cookie of their socket.
+#[btf_map]
+pub static SOCKETS: HashMap<u64, Tracked, 1024> = HashMap::new();
+
+/// Clients' ends of connections that begin or are established.
+#[btf_map]
+pub static FLOWS: LruHashMap<FlowKey, Flow, 1024> = LruHashMap::new();
+
+#[btf_map]
+pub static EVIDENCE: LruHashMap<SourceKey, Evidence, 16384> = LruHashMap::new();
+
+/// When samples were taken, and of what.
+#[btf_map]
+pub static SAMPLED: LruHashMap<SampleKey, Sampled, 16384> = LruHashMap::new();
+
+/// Sampled drops for the agent, about 4,000.
+#[btf_map]
+pub static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
+
+/// Sources over a threshold. A ring of its own: a flood of samples does not keep these from the agent.
+#[btf_map]
+pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
+
+#[btf_map]
+static BUDGETS: PerCpuArray<Budget, 1> = PerCpuArray::new();
+
+#[btf_map]
+static LOST: PerCpuArray<u64, { Lost::COUNT as usize }> = PerCpuArray::new();
 
 #[btf_map]
 static COUNTERS: PerCpuArray<Counter, { VERDICTS as usize }> = PerCpuArray::new();
@@ -79,5 +109,37 @@ pub fn count(verdict: Verdict, bytes: usize) {
             (*counter).packets += 1;
             (*counter).bytes += bytes as u64;
         }
+    }
+}
+
+/// The drop that is being noted on each CPU. In a map rather than on the stack: what the verifier knows of a packet on each of its many
+/// paths it does not know of this, so it walks once through what follows.
+#[btf_map]
+static DROPPED: PerCpuArray<Sample, 1> = PerCpuArray::new();
+
+/// Puts a drop where it is noted from.
+#[inline(always)]
+pub fn keep(drop: Sample) -> Option<&'static Sample> {
+    let place = DROPPED.get_ptr_mut(0)?;
+    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+    unsafe {
+        place.write(drop);
+        Some(&*place)
+    }
+}
+
+/// For how many drops this one stands; 0: it is not looked into.
+#[inline(always)]
+pub fn weight(stretch: u64) -> u32 {
+    // SAFETY: as in `count`.
+    BUDGETS.get_ptr_mut(0).map_or(0, |budget| unsafe { (*budget).spend(stretch) })
+}
+
+/// Counts what could not be noted.
+#[inline(always)]
+pub fn lose(what: Lost) {
+    if let Some(lost) = LOST.get_ptr_mut(what as u32) {
+        // SAFETY: the value is this CPU's own. An interrupt between reading and writing may lose a count of what was lost.
+        unsafe { *lost += 1 };
     }
 }

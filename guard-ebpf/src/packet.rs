@@ -1,9 +1,9 @@
 //! Checked, copying reads of the frame that XDP was given.
 
-use core::arch::asm;
-
 use aya_ebpf::programs::XdpContext;
 use guard_common::Packet;
+
+use crate::word;
 
 /// The frame: its first buffer lies between `start` and `end`.
 pub struct Frame {
@@ -36,12 +36,8 @@ impl Packet for Frame {
         Some(unsafe { (start as *const [u8; N]).read_unaligned() })
     }
 
-    /// The verifier does not follow a number through a change of its byte order; two make none.
     #[inline(always)]
     fn forget(offset: usize) -> usize {
-        let mut offset = offset as u64;
-        // SAFETY: the instructions touch nothing but the register.
-        unsafe { asm!("{0} = be64 {0}", "{0} = be64 {0}", inout(reg) offset, options(pure, nomem, nostack)) };
-        offset as usize
+        word::forget(offset as u64) as usize
     }
 }

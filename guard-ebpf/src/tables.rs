@@ -2,11 +2,11 @@
 
 use core::ptr::addr_of_mut;
 
-use aya_ebpf::bindings::BPF_NOEXIST;
+use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, Policy, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId,
-    SourceKey, port_word,
+    Block, Flow, FlowKey, Limits, LimitsId, Meter, Policy, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service,
+    ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
@@ -14,8 +14,8 @@ use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
 use crate::maps::{
-    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, POLICIES, PORTS, RULES_V4,
-    RULES_V6, SERVICES,
+    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, FLOWS, HOST_BLOCKS, LIMITS, METERS, POLICIES, PORTS,
+    RULES_V4, RULES_V6, SERVICES,
 };
 use crate::word::MapWord;
 
@@ -108,6 +108,18 @@ impl Tables for Maps {
             // SAFETY: the value was just looked up; it is a word that is changed as a whole.
             unsafe { open.read_volatile() }
         })
+    }
+
+    #[inline(always)]
+    fn note_opening(&self, flow: &FlowKey, source: &SourceKey, now: u64) {
+        // A SYN that is forged after the handshake changes nothing.
+        let established = FLOWS.get_ptr(flow).is_some_and(|flow| {
+            // SAFETY: the value was just looked up.
+            unsafe { (*flow).is_established() }
+        });
+        if !established {
+            let _ = FLOWS.insert(flow, Flow::opening(*source, now), u64::from(BPF_ANY));
+        }
     }
 }
 

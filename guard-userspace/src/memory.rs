@@ -5,11 +5,13 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey};
+use guard_common::abi::{
+    Block, Counter, FlowKey, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey,
+};
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
 use guard_common::observe::Observer;
-use guard_common::parse::Protocol;
+use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Packet, Tables, Verdict, decide};
 use ipnet::IpNet;
@@ -72,7 +74,7 @@ impl Memory {
         now: u64,
         observer: &mut impl Observer,
     ) -> Verdict {
-        let verdict = decide(frame, self, || now, observer);
+        let verdict = decide(frame, &mut Headers::default(), self, || now, observer);
         let (_, counter) = self.counters.entry(verdict.counter()).or_insert((verdict, Counter::default()));
         counter.packets += 1;
         counter.bytes += frame.length() as u64;
@@ -151,6 +153,9 @@ impl Tables for Memory {
     fn connections(&self, source: &SourceKey) -> u64 {
         self.connections.get(source).copied().unwrap_or(0)
     }
+
+    /// Sockets are what counts connections; there are none here.
+    fn note_opening(&self, _: &FlowKey, _: &SourceKey, _: u64) {}
 }
 
 /// A word of state, shared by those who look it up.

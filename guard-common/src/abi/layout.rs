@@ -4,10 +4,10 @@ use super::*;
 use core::mem::{align_of, offset_of, size_of};
 
 #[test]
-fn layouts_are_those_of_version_2() {
-    assert_eq!(VERSION, 2);
+fn layouts_are_those_of_version_3() {
+    assert_eq!(VERSION, 3);
     let sizes = [
-        ("Policy", size_of::<Policy>(), 16),
+        ("Policy", size_of::<Policy>(), 40),
         ("Service", size_of::<Service>(), 24),
         ("Rule", size_of::<Rule>(), 4),
         ("Limits", size_of::<Limits>(), 56),
@@ -18,12 +18,27 @@ fn layouts_are_those_of_version_2() {
         ("Block", size_of::<Block>(), 24),
         ("Counter", size_of::<Counter>(), 16),
         ("PortWord", size_of::<PortWord>(), 8),
+        ("FlowKey", size_of::<FlowKey>(), 20),
+        ("Flow", size_of::<Flow>(), 32),
+        ("Tracked", size_of::<Tracked>(), 40),
+        ("Budget", size_of::<Budget>(), 16),
+        ("Evidence", size_of::<Evidence>(), 40),
+        ("SampleKey", size_of::<SampleKey>(), 20),
+        ("Sampled", size_of::<Sampled>(), 16),
+        ("Sample", size_of::<Sample>(), 48),
+        ("Offence", size_of::<Offence>(), 48),
         ("align of keys", align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(), 1),
     ];
     for (name, size, expected) in sizes {
         assert_eq!(size, expected, "{name}");
     }
     let offsets = [
+        ("Policy.thresholds", offset_of!(Policy, thresholds), 16),
+        ("Tracked.flow", offset_of!(Tracked, flow), 20),
+        ("Evidence.limited", offset_of!(Evidence, limited), 16),
+        ("Sample.source", offset_of!(Sample, source), 16),
+        ("Sample.protocol", offset_of!(Sample, protocol), 40),
+        ("Offence.source", offset_of!(Offence, source), 24),
         ("Limits.bytes", offset_of!(Limits, bytes), 16),
         ("Limits.connections", offset_of!(Limits, connections), 32),
         ("Limits.max_connections", offset_of!(Limits, max_connections), 48),

@@ -4,18 +4,24 @@
 //! [`VERSION`] changes with every change of a layout or of a meaning here, and a test holds each layout against a
 //! committed snapshot.
 
+mod connection;
+mod drops;
 mod ids;
 #[cfg(feature = "pod")]
 mod pod;
 mod policy;
 mod state;
 
+pub use connection::{Correction, Flow, FlowKey, Tracked};
+pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
 pub use ids::{LimitsId, ServiceId};
-pub use policy::{Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, port_word};
+pub use policy::{
+    Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, Thresholds, port_word,
+};
 pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 2;
+pub const VERSION: u32 = 3;
 
 #[cfg(test)]
 mod layout;

@@ -30,14 +30,27 @@ pub struct Policy {
     flags: u64,
     /// Counts the policies that were made live; the higher of the two slots is the newer.
     pub generation: u64,
+    pub thresholds: Thresholds,
+}
+
+/// From what on a source is reported to the agent; 0 is never.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Thresholds {
+    /// More connections at once than this.
+    pub connections: u64,
+    /// So many packets within a minute that no rule allows.
+    pub refused: u64,
+    /// So many packets within a minute over the limits.
+    pub limited: u64,
 }
 
 impl Policy {
     const ENFORCES: u64 = 1;
 
     /// `enforces` is false if every service only monitors: then nothing may be dropped.
-    pub const fn new(generation: u64, enforces: bool) -> Self {
-        Self { flags: if enforces { Self::ENFORCES } else { 0 }, generation }
+    pub const fn new(generation: u64, enforces: bool, thresholds: Thresholds) -> Self {
+        Self { flags: if enforces { Self::ENFORCES } else { 0 }, generation, thresholds }
     }
 
     #[inline(always)]

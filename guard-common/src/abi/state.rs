@@ -60,6 +60,19 @@ impl SourceKey {
     pub const fn service(&self) -> ServiceId {
         ServiceId::new(self.service[3])
     }
+
+    #[inline(always)]
+    pub(super) fn from_bytes(bytes: [u8; 20]) -> Self {
+        let [address @ .., s0, s1, s2, s3] = bytes;
+        Self { address, service: [s0, s1, s2, s3] }
+    }
+
+    pub(super) fn to_bytes(self) -> [u8; 20] {
+        let mut bytes = [0; 20];
+        bytes[..16].copy_from_slice(&self.address);
+        bytes[16..].copy_from_slice(&self.service);
+        bytes
+    }
 }
 
 /// The limiter's state of one source: theoretical arrival times, see [`crate::gcra`].

@@ -12,6 +12,7 @@ use crate::{Address, Packet};
 
 pub use ethernet::MAX_VLAN_TAGS;
 pub use ipv6::MAX_EXTENSION_HEADERS;
+pub use transport::TCP;
 
 /// A transport protocol that has ports to guard.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
@@ -44,6 +45,9 @@ pub enum Kind {
 pub struct Headers {
     /// IP's source.
     pub source: Address,
+    /// What follows IP's headers, as IANA numbers it.
+    pub protocol: u8,
+    pub source_port: u16,
     /// Destination port.
     pub port: u16,
     /// The flags of TCP.

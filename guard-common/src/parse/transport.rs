@@ -4,7 +4,8 @@ use super::{Headers, Kind, Malformed, Protocol, TcpFlags};
 use crate::Packet;
 use crate::packet::read;
 
-const TCP: u8 = 6;
+/// As IANA numbers it.
+pub const TCP: u8 = 6;
 const UDP: u8 = 17;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
@@ -26,6 +27,7 @@ pub(super) fn parse(
     span: Span,
     headers: &mut Headers,
 ) -> Result<Kind, Malformed> {
+    headers.protocol = protocol;
     let (protocol, header) = match protocol {
         TCP => (Protocol::Tcp, TCP_HEADER),
         UDP => (Protocol::Udp, UDP_HEADER),
@@ -36,7 +38,8 @@ pub(super) fn parse(
     if span.length < needed {
         return Err(Malformed::NoPorts);
     }
-    let [_, _, p0, p1]: [u8; PORTS] = read(packet, span.start).ok_or(Malformed::Truncated)?;
+    let [s0, s1, p0, p1]: [u8; PORTS] = read(packet, span.start).ok_or(Malformed::Truncated)?;
+    headers.source_port = u16::from_be_bytes([s0, s1]);
     headers.port = u16::from_be_bytes([p0, p1]);
     headers.flags = match protocol {
         Protocol::Udp => TcpFlags::default(),

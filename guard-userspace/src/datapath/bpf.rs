@@ -13,6 +13,7 @@ use std::thread;
 use super::batch;
 
 const UPDATE: libc::c_int = 2;
+const LOOKUP_AND_DELETE: libc::c_int = 21;
 const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_GET: libc::c_int = 7;
 const OBJECT_GET_INFO: libc::c_int = 15;
@@ -85,6 +86,31 @@ pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, val
         flags: 0,
     };
     call(UPDATE, &mut attributes).map(drop)
+}
+
+/// Takes an entry out of a hash: what was in it when it went. Linux 5.14.
+pub(super) fn take<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
+    // SAFETY: plain data is valid for any bytes, zeros included.
+    let mut value: V = unsafe { std::mem::zeroed() };
+    let mut attributes = ElementAttributes {
+        map: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: std::ptr::from_mut(&mut value) as u64,
+        flags: 0,
+    };
+    match call(LOOKUP_AND_DELETE, &mut attributes) {
+        Ok(_) => Ok(Some(value)),
+        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) => Err(error),
+    }
+}
+
+/// Plain data as it lies at the beginning of `bytes`; none if they are too few.
+pub(super) fn from_bytes<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
+    let bytes = bytes.get(..size_of::<T>())?;
+    // SAFETY: plain data is valid for any bytes, and there are enough.
+    Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
 /// Reads all pairs of a hash or a trie. What is written meanwhile may be among them or not.

@@ -1,19 +1,73 @@
-//! The count of open connections that `max_connections` is held against.
+//! The connections that the kernel counts, and corrections of the count.
 
-use guard_common::abi::SourceKey;
+use aya::programs::{TestRun, TestRunOptions};
+use guard_common::abi::{Correction, SourceKey, Tracked};
 
-use super::{Error, Maps, bpf};
+use super::{Datapath, Error, Maps, bpf};
 
-const TABLE: &str = "CONNECTIONS";
+const COUNTS: &str = "CONNECTIONS";
+const SOCKETS: &str = "SOCKETS";
+const CORRECTOR: &str = "guard_correct";
+const XDP_PASS: u32 = 2;
 
 impl Maps {
-    /// Says how many connections sources have open, over what was said of them before.
+    /// How many connections each source has open. Sources that have none any longer may be among them.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn connections(&self) -> Result<Vec<(SourceKey, u64)>, Error> {
+        let failed = |source| Error::Table { table: COUNTS, source };
+        bpf::read_all(self.descriptor(COUNTS)?).map_err(failed)
+    }
+
+    /// The connections that are counted, by the cookies of their sockets.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn tracked(&self) -> Result<Vec<(u64, Tracked)>, Error> {
+        let failed = |source| Error::Table { table: SOCKETS, source };
+        bpf::read_all(self.descriptor(SOCKETS)?).map_err(failed)
+    }
+
+    /// Says how many connections sources have open, over what was said of them before: for tests of the limit alone.
     ///
     /// # Errors
     /// When the table is full; what was written before that stays.
     pub fn write_connections(&mut self, open: &[(SourceKey, u64)]) -> Result<(), Error> {
         let (sources, counts): (Vec<_>, Vec<_>) = open.iter().copied().unzip();
-        bpf::update_all(self.descriptor(TABLE)?, &sources, &counts)
-            .map_err(|error| self.not_written(TABLE, error))
+        bpf::update_all(self.descriptor(COUNTS)?, &sources, &counts)
+            .map_err(|error| self.not_written(COUNTS, error))
+    }
+
+    /// Removes a source from the table. Returns how many connections were counted there at that moment; none if it was not there.
+    fn remove_source(&self, source: &SourceKey) -> Result<Option<u64>, Error> {
+        let failed = |source| Error::Table { table: COUNTS, source };
+        bpf::take(self.descriptor(COUNTS)?, source).map_err(failed)
+    }
+}
+
+impl Datapath {
+    /// Corrects what is counted. The program of the kernel does it, so that it goes together with what happens meanwhile.
+    ///
+    /// # Errors
+    /// When the kernel does not run it.
+    pub fn correct(&mut self, correction: &Correction) -> Result<(), Error> {
+        let frame = correction.encode();
+        let options = TestRunOptions { data_in: Some(&frame), ..Default::default() };
+        match self.load_program(CORRECTOR)?.test_run(options)?.return_value {
+            XDP_PASS => Ok(()),
+            other => Err(Error::Load(format!("{CORRECTOR} returned {other}"))),
+        }
+    }
+
+    /// Makes room: removes a source that has no connection. One that has got one meanwhile stays counted.
+    ///
+    /// # Errors
+    /// When the table cannot be written.
+    pub fn forget_source(&mut self, source: SourceKey) -> Result<(), Error> {
+        match self.maps.remove_source(&source)? {
+            None | Some(0) => Ok(()),
+            Some(amount) => self.correct(&Correction::Add { source, amount }),
+        }
     }
 }

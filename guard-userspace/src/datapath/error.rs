@@ -36,6 +36,8 @@ pub enum Error {
     OtherVersion { path: PathBuf, found: u32 },
     #[error("the kernel does not load the program of guard: {0}")]
     Load(String),
+    #[error("the kernel does not count connections for guard as they open and close: {0}")]
+    Tracker(String),
     #[error(
         "the kernel has no memory for the tables ({0}): lower [capacity] of the policy, or raise the limit of guard's cgroup (systemd: \
          MemoryMax=)"

@@ -6,8 +6,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service,
-    ServiceId, SourceKey, port_word,
+    Block, FlowKey, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS,
+    Service, ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -124,6 +124,8 @@ impl Tables for Live<'_> {
     fn connections(&self, source: &SourceKey) -> u64 {
         self.hash("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?)).unwrap_or(0)
     }
+
+    fn note_opening(&self, _: &FlowKey, _: &SourceKey, _: u64) {}
 }
 
 /// A word that is read, and whose changes are only imagined.

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fs::File;
-use std::os::fd::{AsRawFd, RawFd};
+use std::os::fd::{AsRawFd, OwnedFd, RawFd};
 
 use aya::maps::{MapData, MapError, MapInfo};
 use aya::programs::links::FdLink;
@@ -38,7 +38,7 @@ pub struct Capacities {
     pub blocks: u32,
     /// Sources whose rates are tracked.
     pub sources: u32,
-    /// Sources with open connections.
+    /// Open connections, and sources that have some.
     pub connections: u32,
 }
 
@@ -77,6 +77,8 @@ pub struct Datapath {
     pub(super) links: BTreeMap<u32, HeldLink>,
     /// Links that end with this process.
     pub(super) unpinned: Vec<FdLink>,
+    /// The pinned link of the program that counts connections, held open too.
+    pub(super) tracker: Option<OwnedFd>,
 }
 
 impl Datapath {
@@ -100,8 +102,19 @@ impl Datapath {
         let succession = predecessor.map(succeed).transpose()?;
         let pins = options.pins.clone();
         let (links, unpinned) = (BTreeMap::new(), Vec::new());
-        let mut datapath =
-            Self { ebpf, maps, pins, _lock: lock, set, complete, succession, multi_buffer, links, unpinned };
+        let mut datapath = Self {
+            ebpf,
+            maps,
+            pins,
+            _lock: lock,
+            set,
+            complete,
+            succession,
+            multi_buffer,
+            links,
+            unpinned,
+            tracker: None,
+        };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
         Ok(datapath)
     }
@@ -184,12 +197,14 @@ fn not_loaded(error: &EbpfError) -> Error {
 }
 
 /// The tables whose size is configured.
-fn sizes(capacities: &Capacities) -> [(&'static str, u32); 4] {
+fn sizes(capacities: &Capacities) -> [(&'static str, u32); 6] {
     [
         ("BLOCKS", capacities.blocks),
         ("BLOCK_PREFIXES", capacities.blocks),
         ("METERS", capacities.sources),
         ("CONNECTIONS", capacities.connections),
+        ("SOCKETS", capacities.connections),
+        ("FLOWS", capacities.connections),
     ]
 }
 

@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins};
 use super::{Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 15] = [
+pub(super) const NAMES: [&str; 23] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -26,6 +26,14 @@ pub(super) const NAMES: [&str; 15] = [
     "BLOCK_PREFIXES",
     "METERS",
     "CONNECTIONS",
+    "SOCKETS",
+    "FLOWS",
+    "EVIDENCE",
+    "SAMPLED",
+    "SAMPLES",
+    "OFFENCES",
+    "BUDGETS",
+    "LOST",
     "COUNTERS",
     "CARRIED",
 ];
@@ -118,7 +126,8 @@ impl Maps {
             | Map::HashMap(data)
             | Map::LpmTrie(data)
             | Map::LruHashMap(data)
-            | Map::PerCpuArray(data) => Ok(data),
+            | Map::PerCpuArray(data)
+            | Map::RingBuf(data) => Ok(data),
             _ => Err(Error::NoMap(name)),
         }
     }

@@ -9,6 +9,8 @@
 //! | [`publish`] | makes a new policy live |
 //! | [`attach`] | puts the program on an interface |
 //! | [`counters`] | reads what was counted |
+//! | `tracker`, `connections` | counts connections, and corrects the count |
+//! | `rings` | reads what the program tells the agent |
 //! | [`probe`] | runs single frames through the program, for tests |
 
 pub mod attach;
@@ -28,8 +30,10 @@ pub mod pins;
 pub mod probe;
 pub mod publish;
 mod repair;
+mod rings;
 mod stack;
 mod succession;
+mod tracker;
 mod trie;
 
 pub use attach::{Attachment, Mode, ModeRequest};
@@ -38,4 +42,5 @@ pub use fill::Fill;
 pub use load::{Capacities, Datapath, KernelLog, Options};
 pub use maps::Maps;
 pub use publish::monotonic_now;
+pub use rings::{Ring, Rings};
 pub use succession::Succession;

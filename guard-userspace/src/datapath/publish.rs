@@ -85,7 +85,7 @@ impl Maps {
         self.write_arrays(plan, idle)?;
         self.write_names(plan)?;
         let generation = self.newest_generation()? + 1;
-        let policy = abi::Policy::new(generation, plan.enforces);
+        let policy = abi::Policy::new(generation, plan.enforces, plan.thresholds);
         self.array_mut::<abi::Policy>("POLICIES")?.set(idle.index(), policy, 0)?;
         Ok((idle, generation))
     }

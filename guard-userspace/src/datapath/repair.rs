@@ -54,12 +54,14 @@ impl Datapath {
         let mut pinned = maps.collect::<Result<Vec<_>, Error>>()?;
         let links = self.links.iter();
         pinned.extend(links.map(|(index, held)| (pins.link(*index, held.mode), held.link.as_fd())));
+        pinned.extend(self.tracker.iter().map(|link| (pins.tracker(), link.as_fd())));
         let mut repaired = 0;
         for (path, descriptor) in pinned {
             if path.exists() {
                 continue;
             }
             pins.prepare_set(set)?;
+            pins.prepare_tracker()?;
             bpf::pin(descriptor, &path).map_err(|source| Error::File {
                 action: "cannot pin",
                 path,

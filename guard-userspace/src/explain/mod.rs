@@ -8,7 +8,7 @@ use std::net::IpAddr;
 
 use guard_common::abi::ServiceId;
 use guard_common::observe::{Observer, Step};
-use guard_common::parse::Protocol;
+use guard_common::parse::{Headers, Protocol};
 use guard_common::{Tables, decide};
 use serde::{Deserialize, Serialize};
 
@@ -51,7 +51,8 @@ pub fn explain<T: Tables>(
     now: u64,
 ) -> Explanation {
     let mut steps = Steps::default();
-    let verdict = decide(probe::frame(question).as_slice(), tables, || now, &mut steps);
+    let verdict =
+        decide(probe::frame(question).as_slice(), &mut Headers::default(), tables, || now, &mut steps);
     let service = names.get(&verdict.service).cloned().unwrap_or_default();
     Explanation {
         source: question.source,

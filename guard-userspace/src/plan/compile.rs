@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use guard_common::abi::{self, LimitsId, ServiceId};
+use guard_common::abi::{self, LimitsId, ServiceId, Thresholds};
 use guard_common::gcra::{Rate, RateError};
 use guard_common::parse::Protocol;
 use ipnet::IpNet;
@@ -30,12 +30,24 @@ pub enum CompileError {
 /// When the tables cannot hold the policy.
 pub fn compile(policy: &config::Policy, known: &BTreeMap<String, ServiceId>) -> Result<Plan, CompileError> {
     let mut plan = Plan::empty();
+    plan.thresholds = thresholds(&policy.autoblock);
     let limits = compile_limits(policy, &mut plan)?;
     let ids = number(policy, known)?;
     for (service, id) in policy.services.iter().zip(ids) {
         add_service(policy, service, id, &limits, &mut plan)?;
     }
     Ok(plan)
+}
+
+fn thresholds(autoblock: &config::Autoblock) -> Thresholds {
+    if !autoblock.enabled {
+        return Thresholds::default();
+    }
+    Thresholds {
+        connections: autoblock.connections.into(),
+        refused: autoblock.refused_per_minute.into(),
+        limited: autoblock.limited_per_minute.into(),
+    }
 }
 
 fn compile_limits(

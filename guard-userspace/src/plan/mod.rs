@@ -3,7 +3,7 @@
 mod compile;
 mod rules;
 
-use guard_common::abi::{self, LimitsId, PORT_WORDS, PortWord, Rule, ServiceId, port_word};
+use guard_common::abi::{self, LimitsId, PORT_WORDS, PortWord, Rule, ServiceId, Thresholds, port_word};
 use guard_common::epoch::Slot;
 use guard_common::parse::Protocol;
 use ipnet::{Ipv4Net, Ipv6Net};
@@ -22,6 +22,8 @@ pub struct Plan {
     pub rules_v6: Vec<PlannedRule<Ipv6Net>>,
     /// Whether any service enforces its policy.
     pub enforces: bool,
+    /// From what on the agent is told of a source.
+    pub thresholds: Thresholds,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -48,6 +50,7 @@ impl Plan {
             rules_v4: Vec::new(),
             rules_v6: Vec::new(),
             enforces: false,
+            thresholds: Thresholds::default(),
         }
     }
 

@@ -89,6 +89,7 @@ impl Engine {
         kernel.attach_all(policy);
         kernel.attached.require_one()?;
         kernel.datapath.retire()?;
+        kernel.datapath.track_connections()?;
         let maps = Maps::open(&settings.pins).context("the maps that were just pinned cannot be opened")?;
         let engine = Self {
             kernel: Mutex::new(kernel),

@@ -4,6 +4,7 @@
 //! /sys/fs/bpf/guard/            GUARD_PIN_PATH
 //!   abi-1-1/EPOCH, BLOCKS, …    a set of maps: the version of their layout, and a number, see [`MapSet`]
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
+//!   tracker/connections         the link of the program that counts connections
 //! ```
 
 use std::fs::File;
@@ -51,6 +52,24 @@ impl Pins {
 
     fn links(&self) -> PathBuf {
         self.root.join("links")
+    }
+
+    /// The link of the program that counts connections.
+    pub(super) fn tracker(&self) -> PathBuf {
+        self.tracker_directory().join("connections")
+    }
+
+    /// The one that takes over.
+    pub(super) fn next_tracker(&self) -> PathBuf {
+        self.tracker_directory().join("connections-next")
+    }
+
+    fn tracker_directory(&self) -> PathBuf {
+        self.root.join("tracker")
+    }
+
+    pub(super) fn prepare_tracker(&self) -> Result<(), Error> {
+        create(self.tracker_directory())
     }
 
     /// Makes the directories, and mounts a BPF file system where there is none.

@@ -1,0 +1,62 @@
+//! The program that counts connections, on the tracepoint where TCP sockets change their state.
+//!
+//! It is pinned: connections are counted while no agent runs. A link of a tracepoint cannot get another program, so a new agent puts
+//! its own beside the old one before it removes that; what both see counts once.
+
+use std::fs;
+use std::os::fd::OwnedFd;
+use std::path::PathBuf;
+
+use aya::Btf;
+use aya::programs::links::FdLink;
+use aya::programs::{BtfTracePoint, Program};
+
+use super::load::causes;
+use super::pins::Pins;
+use super::{Datapath, Error, bpf};
+
+const PROGRAM: &str = "guard_connections";
+const TRACEPOINT: &str = "inet_sock_set_state";
+
+impl Datapath {
+    /// Begins to count connections. Those that are open already are not counted yet.
+    ///
+    /// # Errors
+    /// When the kernel refuses: then `max_connections` goes by what the agent finds out itself.
+    pub fn track_connections(&mut self) -> Result<(), Error> {
+        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(PROGRAM) else {
+            return Err(Error::NoProgram(PROGRAM));
+        };
+        let link = attach(program).map_err(|error| Error::Tracker(causes(&*error)))?;
+        match &self.pins {
+            Some(pins) => self.tracker = Some(pin(link, pins)?),
+            None => self.unpinned.push(link),
+        }
+        Ok(())
+    }
+}
+
+fn attach(program: &mut BtfTracePoint) -> Result<FdLink, Box<dyn std::error::Error>> {
+    if program.fd().is_err() {
+        program.load(TRACEPOINT, &Btf::from_sys_fs()?)?;
+    }
+    let id = program.attach()?;
+    Ok(program.take_link(id)?.into())
+}
+
+/// Pins the link in the place of the one before.
+fn pin(link: FdLink, pins: &Pins) -> Result<OwnedFd, Error> {
+    let (path, next) = (pins.tracker(), pins.next_tracker());
+    let failed = |action, path: &PathBuf| {
+        let path = path.clone();
+        move |source| Error::File { action, path, source }
+    };
+    pins.prepare_tracker()?;
+    if next.exists() {
+        fs::remove_file(&next).map_err(failed("cannot remove", &next))?;
+    }
+    // Once it is held open below, this handle may go.
+    let _pinned = link.pin(&next)?;
+    fs::rename(&next, &path).map_err(failed("cannot rename", &next))?;
+    bpf::open_pin(&path).map_err(failed("cannot open the link", &path))
+}
