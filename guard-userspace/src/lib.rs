@@ -17,6 +17,7 @@
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
 //! | [`blocks`] | blocks, in the kernel and in the ledger |
+//! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
@@ -26,6 +27,7 @@ pub mod agent;
 pub mod blocks;
 pub mod cli;
 pub mod config;
+pub mod connections;
 pub mod control;
 pub mod datapath;
 pub mod explain;

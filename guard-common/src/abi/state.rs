@@ -38,7 +38,7 @@ impl RuleKeyV6 {
 }
 
 /// A source at a service: the address cut to the prefix that counts as one source.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(C)]
 pub struct SourceKey {
     address: [u8; 16],

@@ -1,9 +1,14 @@
 //! The connections that the kernel counts, and corrections of the count.
 
+use std::net::IpAddr;
+
 use aya::programs::{TestRun, TestRunOptions};
 use guard_common::abi::{Correction, SourceKey, Tracked};
+use guard_common::{Tables, track};
+use ipnet::IpNet;
 
-use super::{Datapath, Error, Maps, bpf};
+use super::live::Live;
+use super::{Datapath, Error, Maps, bpf, monotonic_now};
 
 const COUNTS: &str = "CONNECTIONS";
 const SOCKETS: &str = "SOCKETS";
@@ -43,6 +48,26 @@ impl Maps {
     fn remove_source(&self, source: &SourceKey) -> Result<Option<u64>, Error> {
         let failed = |source| Error::Table { table: COUNTS, source };
         bpf::take(self.descriptor(COUNTS)?, source).map_err(failed)
+    }
+}
+
+impl Maps {
+    /// What a connection of `client` to `port` (as the client asked for it) is counted under; none if the port is not guarded.
+    pub fn source_of(&self, client: IpAddr, port: u16) -> Option<SourceKey> {
+        track::source(&Live(self), client.into(), port, monotonic_now)
+    }
+
+    /// The prefix that a source is.
+    pub fn source_net(&self, source: &SourceKey) -> IpNet {
+        let address = IpAddr::from(source.address());
+        let service = self.live().ok().and_then(|live| Live(self).service(live.slot, source.service()));
+        let length = service.map(|service| match address {
+            IpAddr::V4(_) => u32::from_be_bytes(service.ipv4_mask()).count_ones(),
+            IpAddr::V6(_) => u128::from_be_bytes(service.ipv6_mask()).count_ones(),
+        });
+        // A service that is gone tells no length; its sources are shown as the addresses that they begin with.
+        let net = length.and_then(|length| IpNet::new(address, u8::try_from(length).ok()?).ok());
+        net.unwrap_or_else(|| address.into())
     }
 }
 

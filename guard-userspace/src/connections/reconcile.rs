@@ -1,0 +1,168 @@
+//! Holding the count in the kernel against the sockets that exist.
+//!
+//! Sockets and counts are read one after the other while connections come and go, so a difference means something only if it is
+//! there twice: in this round and in the one before.
+
+use std::collections::{HashMap, HashSet};
+use std::hash::Hash;
+
+use guard_common::abi::{Correction, SourceKey, Tracked};
+
+/// What one round has read, in this order.
+#[derive(Clone, Debug, Default)]
+pub struct Seen {
+    /// What the kernel counts for each source.
+    pub counts: HashMap<SourceKey, u64>,
+    /// The connections that are counted, by their sockets' cookies.
+    pub tracked: HashMap<u64, Tracked>,
+    /// The sockets that exist, by their cookies; none, if not all could be read: then nothing is said to be gone.
+    pub sockets: HashMap<u64, Tracked>,
+    pub all_sockets: bool,
+}
+
+/// What is to be done.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Repair {
+    pub corrections: Vec<Correction>,
+    /// How many connections were counted wrongly: those found at the start are not.
+    pub drift: u64,
+    /// Sources that had no connection for a while: their entries can go.
+    pub idle: Vec<SourceKey>,
+}
+
+/// What was found in the round before.
+#[derive(Debug, Default)]
+pub struct Reconciler {
+    begun: bool,
+    missing: HashSet<u64>,
+    gone: HashSet<u64>,
+    differences: HashMap<SourceKey, u64>,
+    idle: HashSet<SourceKey>,
+}
+
+impl Reconciler {
+    /// Compares, and says what to correct.
+    pub fn compare(&mut self, seen: &Seen) -> Repair {
+        let mut repair = Repair::default();
+        let missing: HashSet<u64> =
+            seen.sockets.keys().filter(|cookie| !seen.tracked.contains_key(cookie)).copied().collect();
+        // What is there when guard comes is no drift; and it is counted at once.
+        let found = if self.begun { both(&missing, &self.missing) } else { missing.iter().copied().collect() };
+        repair.drift += if self.begun { found.len() as u64 } else { 0 };
+        let open = |cookie: &u64| {
+            seen.sockets.get(cookie).map(|tracked| Correction::Open { cookie: *cookie, tracked: *tracked })
+        };
+        repair.corrections.extend(found.iter().filter_map(open));
+
+        let gone: HashSet<u64> = if seen.all_sockets {
+            seen.tracked.keys().filter(|cookie| !seen.sockets.contains_key(cookie)).copied().collect()
+        } else {
+            HashSet::new()
+        };
+        let closed = both(&gone, &self.gone);
+        repair.drift += closed.len() as u64;
+        repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Close { cookie }));
+
+        let differences = differences(seen);
+        for (source, amount) in &differences {
+            if self.differences.get(source) == Some(amount) {
+                repair.drift += amount.cast_signed().unsigned_abs();
+                repair.corrections.push(Correction::Add { source: *source, amount: *amount });
+            }
+        }
+
+        let idle: HashSet<SourceKey> =
+            seen.counts.iter().filter(|(_, count)| **count == 0).map(|(source, _)| *source).collect();
+        repair.idle = both(&idle, &self.idle);
+        *self = Self { begun: true, missing, gone, differences, idle };
+        repair
+    }
+}
+
+/// What is to be added to the count of a source to make it the number of its connections that are tracked.
+fn differences(seen: &Seen) -> HashMap<SourceKey, u64> {
+    let mut due: HashMap<SourceKey, u64> = HashMap::new();
+    for tracked in seen.tracked.values() {
+        *due.entry(tracked.source).or_default() += 1;
+    }
+    let sources: HashSet<&SourceKey> = due.keys().chain(seen.counts.keys()).collect();
+    let of = |table: &HashMap<SourceKey, u64>, source: &SourceKey| table.get(source).copied().unwrap_or(0);
+    let difference = |source: &SourceKey| of(&due, source).wrapping_sub(of(&seen.counts, source));
+    let all = sources.into_iter().map(|source| (*source, difference(source)));
+    all.filter(|(_, amount)| *amount != 0).collect()
+}
+
+fn both<T: Eq + Hash + Copy + Ord>(now: &HashSet<T>, before: &HashSet<T>) -> Vec<T> {
+    let mut both: Vec<T> = now.intersection(before).copied().collect();
+    both.sort_unstable();
+    both
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use guard_common::Address;
+    use guard_common::abi::{FlowKey, Service, ServiceId};
+
+    fn tracked(host: u8) -> Tracked {
+        let address = Address::v4([10, 0, 0, host]);
+        let source = SourceKey::new(ServiceId::new(1), &Service::new(false, 32, 64), address);
+        Tracked { source, flow: FlowKey::new(address, 40_000) }
+    }
+
+    fn seen(counts: &[(u8, u64)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
+        let by_cookie = |list: &[(u64, u8)]| list.iter().map(|(cookie, host)| (*cookie, tracked(*host))).collect();
+        Seen {
+            counts: counts.iter().map(|(host, count)| (tracked(*host).source, *count)).collect(),
+            tracked: by_cookie(counted),
+            sockets: by_cookie(sockets),
+            all_sockets: true,
+        }
+    }
+
+    #[test]
+    fn what_is_there_at_the_start_is_counted_at_once_and_is_no_drift() {
+        let repair = Reconciler::default().compare(&seen(&[], &[], &[(7, 1)]));
+        let open = Correction::Open { cookie: 7, tracked: tracked(1) };
+        assert_eq!(repair, Repair { corrections: vec![open], ..Repair::default() });
+    }
+
+    #[test]
+    fn a_difference_counts_when_it_is_there_twice() {
+        let quiet = seen(&[(1, 1)], &[(7, 1)], &[(7, 1)]);
+        let cases = [
+            ("a socket that is not counted", seen(&[(1, 1)], &[(7, 1)], &[(7, 1), (8, 2)]), 1),
+            ("a socket that is gone", seen(&[(1, 2)], &[(7, 1), (9, 1)], &[(7, 1)]), 1),
+            ("a count too low", seen(&[(1, 0)], &[(7, 1)], &[(7, 1)]), 1),
+            ("a count too high", seen(&[(1, 4)], &[(7, 1)], &[(7, 1)]), 3),
+        ];
+        for (name, wrong, drift) in cases {
+            let mut reconciler = Reconciler::default();
+            assert_eq!(reconciler.compare(&quiet), Repair::default(), "{name}");
+            assert_eq!(reconciler.compare(&wrong), Repair::default(), "{name}: once");
+            let repair = reconciler.compare(&wrong);
+            assert_eq!((repair.drift, repair.corrections.len()), (drift, 1), "{name}: twice");
+            let mut reconciler = Reconciler::default();
+            for seen in [&quiet, &wrong, &quiet, &wrong] {
+                assert_eq!(reconciler.compare(seen), Repair::default(), "{name}: on and off");
+            }
+        }
+    }
+
+    #[test]
+    fn nothing_is_gone_where_not_all_was_read() {
+        let mut reconciler = Reconciler::default();
+        let part = Seen { all_sockets: false, ..seen(&[(1, 1)], &[(7, 1)], &[]) };
+        for _ in 0..3 {
+            assert_eq!(reconciler.compare(&part), Repair::default());
+        }
+    }
+
+    #[test]
+    fn a_source_without_connections_is_forgotten_after_a_while() {
+        let mut reconciler = Reconciler::default();
+        let idle = seen(&[(1, 0)], &[], &[]);
+        assert_eq!(reconciler.compare(&idle).idle, []);
+        assert_eq!(reconciler.compare(&idle).idle, [tracked(1).source]);
+    }
+}
