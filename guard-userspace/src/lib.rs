@@ -17,6 +17,7 @@
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
 //! | [`blocks`] | blocks, in the kernel and in the ledger |
+//! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
 //! | [`agent`] | the daemon |
@@ -30,6 +31,7 @@ pub mod config;
 pub mod connections;
 pub mod control;
 pub mod datapath;
+pub mod drops;
 pub mod explain;
 pub mod ledger;
 pub mod memory;

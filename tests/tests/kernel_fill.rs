@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use guard_common::abi::{Block, SourceKey};
+use guard_common::abi::{Block, Correction, FlowKey, SourceKey, Tracked};
 use guard_common::{Address, abi};
 use guard_tests::cpu_time;
 use guard_tests::frame::Frame;
@@ -41,6 +41,7 @@ fn few_entries_are_counted_exactly() -> Result<()> {
     let expected = [
         ("block_prefixes", (0, Some(4096))),
         ("blocks", (0, Some(4096))),
+        ("clients", (0, Some(4096))),
         ("connections", (0, Some(4096))),
         // Before the first policy there are no rules at all.
         ("sources", (0, Some(1 << 17))),
@@ -56,14 +57,17 @@ fn few_entries_are_counted_exactly() -> Result<()> {
     maps.write_blocks(&prefixes(1234))?;
     let service = abi::Service::new(false, 32, 64);
     let source = |last| SourceKey::new(abi::ServiceId::new(1), &service, Address::v4([10, 0, 0, last]));
-    maps.write_connections(&[(source(1), 1), (source(2), 5)])?;
+    maps.write_connections(&[(source(2), 5)])?;
+    let tracked = Tracked { source: source(1), flow: FlowKey::new(Address::v4([10, 0, 0, 1]), 40_000) };
+    kernel.datapath.correct(&Correction::Open { cookie: 1, tracked })?;
     for number in 0..7 {
         kernel.judge(&Frame::segment(&large::allowed(number), 8000).build())?;
     }
     let expected = [
         ("block_prefixes", (1234, Some(4096))),
         ("blocks", (4000, Some(4096))),
-        ("connections", (2, Some(4096))),
+        ("clients", (2, Some(4096))),
+        ("connections", (1, Some(4096))),
         ("rules_v4", (11, None)),
         ("rules_v6", (0, None)),
         ("sources", (7, Some(1 << 17))),
@@ -107,7 +111,7 @@ fn a_million_entries_are_known_nearly_and_without_a_walk() -> Result<()> {
 #[test]
 fn the_tables_take_what_the_documentation_says() -> Result<()> {
     /// docs/performance.md: "The defaults take".
-    const BUDGET: u64 = 160 << 20;
+    const BUDGET: u64 = 190 << 20;
     let kernel = Kernel::with(&Options::default())?;
     let memory = kernel.datapath.maps().memory()?;
     // Before Linux 6.4 the kernel's account does not go by entries: an empty trie is said to take much.
@@ -122,7 +126,7 @@ fn the_tables_take_what_the_documentation_says() -> Result<()> {
         let capacities = Capacities { blocks, sources, connections };
         let kernel = Kernel::with(&Options { capacities, ..Options::default() })?;
         let memory = kernel.datapath.maps().memory()?;
-        let sized = ["BLOCKS", "METERS", "CONNECTIONS"];
+        let sized = ["BLOCKS", "METERS", "CONNECTIONS", "SOCKETS", "FLOWS"];
         let found: u64 = memory.iter().filter(|(name, _)| sized.contains(name)).map(|(_, bytes)| bytes).sum();
         let said = Capacity { blocks, sources, connections }.memory();
         assert!(found.abs_diff(said) < said / 20, "{capacities:?}: {found} bytes, {said} are said");

@@ -5,7 +5,7 @@
 
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::status::{NOT_ATTACHED, Status};
 
@@ -30,6 +30,8 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     add(&registry, interfaces(status)?)?;
     add(&registry, policy(status)?)?;
     add(&registry, maps(status)?)?;
+    add(&registry, connections(status)?)?;
+    add(&registry, lost(status)?)?;
     add(&registry, [build_info(status)?])?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
     Ok(registry)
@@ -87,6 +89,38 @@ fn maps(status: &Status) -> prometheus::Result<[IntGaugeVec; 2]> {
         }
     }
     Ok([entries, capacity])
+}
+
+fn connections(status: &Status) -> prometheus::Result<[IntGaugeVec; 2]> {
+    let gauge = |name, help| IntGaugeVec::new(Opts::new(name, help), &["service"]);
+    let open = gauge("guard_connections", "TCP connections of clients that servers of the service hold.")?;
+    let sources = gauge("guard_sources", "Sources that have connections to the service.")?;
+    for count in &status.connections {
+        open.with_label_values(&[&count.service]).set(signed(count.connections));
+        sources.with_label_values(&[&count.service]).set(signed(count.sources));
+    }
+    Ok([open, sources])
+}
+
+fn lost(status: &Status) -> prometheus::Result<[IntCounter; 2]> {
+    Ok([
+        counter(
+            "guard_events_lost_total",
+            "Events that the kernel could not tell the agent: it reads too slowly, or does not run.",
+            status.lost.events,
+        )?,
+        counter(
+            "guard_connections_untracked_total",
+            "Connections that are not counted, since the table of them is full: raise [capacity] connections.",
+            status.lost.connections,
+        )?,
+    ])
+}
+
+fn counter(name: &str, help: &str, value: u64) -> prometheus::Result<IntCounter> {
+    let counter = IntCounter::new(name, help)?;
+    counter.inc_by(value);
+    Ok(counter)
 }
 
 fn policy(status: &Status) -> prometheus::Result<[IntGauge; 3]> {

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
 
 use guard_common::Verdict;
-use guard_common::abi::{Counter, ServiceId};
+use guard_common::abi::{Counter, Lost, ServiceId};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
 
@@ -26,6 +26,12 @@ pub struct Status {
     pub problems: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
+    /// What clients have open, by service.
+    #[serde(default)]
+    pub connections: Vec<ConnectionCount>,
+    /// What could not be told or counted.
+    #[serde(default)]
+    pub lost: LostStatus,
     /// How full the tables in the kernel are.
     #[serde(default)]
     pub maps: Vec<MapStatus>,
@@ -66,6 +72,24 @@ pub struct ServiceStatus {
     pub protocols: Vec<String>,
     /// `enforce` or `monitor`.
     pub mode: String,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct ConnectionCount {
+    pub service: String,
+    /// Connections that servers hold.
+    pub connections: u64,
+    /// How many sources they are of.
+    pub sources: u64,
+}
+
+/// Since guard came into the kernel.
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LostStatus {
+    /// Sampled drops and offences that the agent did not read in time.
+    pub events: u64,
+    /// Connections that are not counted, since their table is full.
+    pub connections: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -131,10 +155,30 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("GUARD_REVISION").into(),
         policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
+        connections: connections(maps, &by_id)?,
+        lost: LostStatus {
+            events: maps.lost(Lost::Sample)? + maps.lost(Lost::Offence)?,
+            connections: maps.lost(Lost::Connection)?,
+        },
         maps: maps.fill()?.into_iter().map(map).collect(),
         counters: maps.counters(&ids)?.values().map(counter).collect(),
         ..Status::default()
     })
+}
+
+fn connections(maps: &Maps, names: &BTreeMap<ServiceId, &str>) -> Result<Vec<ConnectionCount>, Error> {
+    let mut by_service: BTreeMap<ServiceId, (u64, u64)> = names.keys().map(|id| (*id, (0, 0))).collect();
+    for (source, open) in maps.connections()?.into_iter().filter(|(_, open)| *open != 0) {
+        let (connections, sources) = by_service.entry(source.service()).or_default();
+        *connections += open;
+        *sources += 1;
+    }
+    let count = |(id, (connections, sources))| ConnectionCount {
+        service: names.get(&id).copied().unwrap_or_default().into(),
+        connections,
+        sources,
+    };
+    Ok(by_service.into_iter().map(count).collect())
 }
 
 pub(super) fn of_attachment(attachment: &Attachment) -> InterfaceStatus {

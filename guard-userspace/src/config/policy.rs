@@ -182,8 +182,12 @@ impl Capacity {
     pub const fn memory(&self) -> u64 {
         const BLOCK: u64 = 88;
         const SOURCE: u64 = 96;
-        const CONNECTION: u64 = 80;
-        table(self.blocks, BLOCK) + table(self.sources, SOURCE) + table(self.connections, CONNECTION)
+        // The socket, the client's end, and the source.
+        const CONNECTION: [u64; 3] = [96, 104, 80];
+        let [socket, flow, client] = CONNECTION;
+        let connections =
+            table(self.connections, socket) + table(self.connections, flow) + table(self.connections, client);
+        table(self.blocks, BLOCK) + table(self.sources, SOURCE) + connections
     }
 }
 

@@ -44,11 +44,12 @@ struct Sized {
 const BLOCKS: Sized = Sized { map: "BLOCKS", name: "blocks", key: "blocks" };
 const BLOCK_PREFIXES: Sized = Sized { map: "BLOCK_PREFIXES", name: "block_prefixes", key: "blocks" };
 const SOURCES: Sized = Sized { map: "METERS", name: "sources", key: "sources" };
-const CONNECTIONS: Sized = Sized { map: "CONNECTIONS", name: "connections", key: "connections" };
+const CONNECTIONS: Sized = Sized { map: "SOCKETS", name: "connections", key: "connections" };
+const CLIENTS: Sized = Sized { map: "CONNECTIONS", name: "clients", key: "connections" };
 
 /// The key of `[capacity]` that sets the size of a map.
 pub(super) fn capacity_key(map: &str) -> Option<&'static str> {
-    let all = [BLOCKS, BLOCK_PREFIXES, SOURCES, CONNECTIONS];
+    let all = [BLOCKS, BLOCK_PREFIXES, SOURCES, CONNECTIONS, CLIENTS];
     all.into_iter().find(|sized| sized.map == map).map(|sized| sized.key)
 }
 
@@ -59,7 +60,7 @@ impl Maps {
     /// When a map cannot be read.
     pub fn fill(&self) -> Result<Vec<Fill>, Error> {
         let mut fill = Vec::new();
-        for Sized { map, name, .. } in [BLOCKS, SOURCES, CONNECTIONS] {
+        for Sized { map, name, .. } in [BLOCKS, SOURCES, CONNECTIONS, CLIENTS] {
             let capacity = self.capacity(map)?;
             let entries = self.estimate(map, capacity)?;
             fill.push(Fill { table: name, entries, capacity: Some(u64::from(capacity)) });

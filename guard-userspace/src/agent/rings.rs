@@ -1,0 +1,66 @@
+//! Reading what the program tells, as it comes.
+
+use std::sync::Arc;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
+use guard_common::abi::{Offence, Sample};
+use tokio::io::unix::AsyncFd;
+use tokio::sync::watch;
+use tokio::time::sleep;
+use tracing::warn;
+
+use super::Engine;
+use crate::datapath::{Ring, Rings};
+
+/// So many are handled at once.
+const BATCH: usize = 1024;
+/// Samples come by the thousand in a flood; nobody reads faster than this.
+const BETWEEN_SAMPLES: Duration = Duration::from_millis(50);
+
+/// Reads until `stopped`.
+pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
+    let Rings { samples, offences } = rings;
+    let samples =
+        handle(samples, Arc::clone(&engine), BETWEEN_SAMPLES, stopped.clone(), |engine, batch: Vec<Sample>| {
+            engine.take_samples(&batch);
+        });
+    let offences = handle(offences, engine, Duration::ZERO, stopped, |engine, batch: Vec<Offence>| {
+        engine.take_offences(&batch);
+    });
+    for result in <[_; 2]>::from(tokio::join!(samples, offences)) {
+        if let Err(error) = result {
+            warn!("what the kernel tells is not read any longer: {error:#}");
+        }
+    }
+}
+
+async fn handle<T: Send + 'static>(
+    ring: Ring<T>,
+    engine: Arc<Engine>,
+    pause: Duration,
+    mut stopped: watch::Receiver<bool>,
+    handle: fn(&Engine, Vec<T>),
+) -> Result<()>
+where
+    Ring<T>: Iterator<Item = T>,
+{
+    // SAFETY: the ring owns its descriptor, so it stays open, and itself, for as long as it is registered.
+    let mut ring = unsafe { AsyncFd::register(ring) }.context("cannot wait for the ring")?;
+    loop {
+        let mut ready = tokio::select! {
+            ready = ring.readable_mut() => ready.context("cannot wait for the ring")?,
+            _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
+        };
+        let batch: Vec<T> = ready.get_inner_mut().take(BATCH).collect();
+        if batch.len() < BATCH {
+            ready.clear_ready();
+        }
+        if batch.is_empty() {
+            continue;
+        }
+        let engine = Arc::clone(&engine);
+        tokio::task::spawn_blocking(move || handle(&engine, batch)).await.context("the work on it failed")?;
+        sleep(pause).await;
+    }
+}
