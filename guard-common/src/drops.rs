@@ -166,3 +166,6 @@ fn begin_minute<W: Word>(evidence: &EvidenceState<W>, now: u64) {
         }
     }
 }
+
+#[cfg(test)]
+mod tests;
