@@ -8,10 +8,12 @@ use crate::consent::Consent;
 use crate::{privilege, process};
 
 /// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 5] = [
+const TOOLS: [(&str, &str); 7] = [
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("ip", "iproute2"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
 ];

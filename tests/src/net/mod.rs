@@ -7,6 +7,7 @@
 //!   ──┴───────────────┴──────────────┴──              a bridge, in another namespace
 //! ```
 
+mod container;
 mod host;
 mod namespace;
 mod process;
@@ -16,6 +17,7 @@ use std::io::ErrorKind;
 
 use anyhow::{Context, Result};
 
+pub use container::CONTAINER;
 pub use host::{Host, mac_of};
 pub use process::Running;
 
