@@ -16,6 +16,7 @@
 //! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
+//! | [`autoblock`] | whether a source is blocked automatically, and for how long |
 //! | [`blocks`] | blocks, in the kernel and in the ledger |
 //! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
@@ -25,6 +26,7 @@
 //! | [`cli`] | the command line; the only module that prints |
 
 pub mod agent;
+pub mod autoblock;
 pub mod blocks;
 pub mod cli;
 pub mod config;

@@ -3,14 +3,22 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `register` | blocks and unblocks, with and without an agent |
+//! | `told` | what the kernel was told |
+//! | `record` | what the ledger is told, or will be |
+//! | `notes` | what the audit log says of it |
+//! | `clock` | the time of day, and the clock by which the kernel ends a block |
 //! | `nested` | prefixes within prefixes: what the kernel must be told of each |
 //! | `protected` | whom a block must not hit by mistake |
 //! | `list` | lists from standard input |
 
+mod clock;
 pub mod list;
 pub mod nested;
+mod notes;
 pub mod protected;
+mod record;
 mod register;
+mod told;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
@@ -18,8 +26,10 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+pub use clock::{Clock, shifted};
+pub use notes::event;
 pub use protected::{Protected, Refusal};
-pub use register::{Blocked, Register, RegisterError};
+pub use register::{Blocked, Register, RegisterError, Unblocked};
 
 /// What a block keeps out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -53,6 +63,13 @@ pub struct Block {
     pub since: u64,
     /// None: forever.
     pub until: Option<u64>,
+}
+
+impl Block {
+    /// Whether it ends when the other does, or before.
+    pub fn ends_no_later_than(&self, other: &Self) -> bool {
+        self.until.is_some_and(|until| other.until.is_none_or(|other| until <= other))
+    }
 }
 
 impl Scope {

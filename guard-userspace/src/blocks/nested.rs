@@ -21,6 +21,21 @@ impl Ends {
     }
 }
 
+/// Two ends are the same if they are not further apart: the ledger counts in milliseconds.
+const SAME: u64 = 10_000_000;
+
+impl Ends {
+    /// Whether it goes on at `at` for longer than another, in either scope.
+    pub(super) fn is_longer_than(self, other: Self, at: u64) -> bool {
+        let longer = |own: u64, other: u64| own > at && own > other.saturating_add(SAME);
+        longer(self.host, other.host) || longer(self.services, other.services)
+    }
+
+    pub(super) fn is_other_than(self, other: Self) -> bool {
+        self.is_longer_than(other, 0) || other.is_longer_than(self, 0)
+    }
+}
+
 /// The blocked prefixes, each with what was said of itself.
 #[derive(Debug, Default)]
 pub struct Nested {
@@ -40,18 +55,25 @@ impl Nested {
         self.own.len()
     }
 
-    /// Sets what is said of a prefix; no ends remove it. Returns what the kernel is to be told: an entry, or none where it is to be
-    /// removed.
-    pub fn set(&mut self, net: IpNet, ends: Ends) -> Vec<(IpNet, Option<Ends>)> {
-        if ends == Ends::default() {
-            self.own.remove(&net);
-        } else {
-            self.own.insert(net, ends);
+    /// Sets what is said of prefixes; no ends remove one. Returns what the kernel is to be told of which: an entry, or none where it is
+    /// to be removed.
+    pub fn set(&mut self, changes: &BTreeMap<IpNet, Ends>) -> BTreeMap<IpNet, Option<Ends>> {
+        let mut told = BTreeMap::new();
+        for (net, ends) in changes {
+            if *ends == Ends::default() {
+                self.own.remove(net);
+                told.insert(*net, None);
+            } else {
+                self.own.insert(*net, *ends);
+            }
         }
-        let within = self.own.range(net..).map(|(inner, _)| *inner).take_while(|inner| net.contains(inner));
-        let mut told: Vec<_> = within.map(|inner| (inner, Some(self.merged(&inner)))).collect();
-        if !self.own.contains_key(&net) {
-            told.push((net, None));
+        let mut outermost: Option<IpNet> = None;
+        // A prefix comes before those within it.
+        for net in changes.keys() {
+            if outermost.is_none_or(|outer| !outer.contains(net)) {
+                outermost = Some(*net);
+                told.extend(self.within(net).into_iter().map(|(net, ends)| (net, Some(ends))));
+            }
         }
         told
     }
@@ -61,10 +83,27 @@ impl Nested {
         std::iter::successors(net.supernet(), IpNet::supernet).find(|outer| self.own.contains_key(outer))
     }
 
-    /// With what all prefixes around it say.
-    fn merged(&self, net: &IpNet) -> Ends {
+    /// What all prefixes around an address or a prefix say, itself counted.
+    pub(super) fn merged(&self, net: &IpNet) -> Ends {
         let outward = std::iter::successors(Some(*net), IpNet::supernet);
         outward.map(|outer| self.get(&outer)).fold(Ends::default(), Ends::max)
+    }
+
+    /// The blocked prefixes within one, itself counted, each with what all around it say.
+    fn within(&self, net: &IpNet) -> Vec<(IpNet, Ends)> {
+        let around = net.supernet().map(|outer| self.merged(&outer)).unwrap_or_default();
+        // Those around the one that is looked at, the innermost last.
+        let mut outward: Vec<(IpNet, Ends)> = Vec::new();
+        let inside = self.own.range(net..).take_while(|(inner, _)| net.contains(*inner));
+        let merge = |(inner, own): (&IpNet, &Ends)| {
+            while outward.last().is_some_and(|(outer, _)| !outer.contains(inner)) {
+                outward.pop();
+            }
+            let ends = own.max(outward.last().map_or(around, |(_, ends)| *ends));
+            outward.push((*inner, ends));
+            (*inner, ends)
+        };
+        inside.map(merge).collect()
     }
 }
 
@@ -82,14 +121,19 @@ mod tests {
         /// Whatever is set and removed in whatever order: the entry of the longest prefix says what all prefixes around an address say.
         #[test]
         fn the_longest_prefix_says_what_all_say(
-            steps in prop::collection::vec((any::<u8>(), 0u8..=8, 0u64..4, 0u64..4), 1..30),
+            steps in prop::collection::vec(
+                prop::collection::vec((any::<u8>(), 0u8..=8, 0u64..4, 0u64..4), 1..6),
+                1..10,
+            ),
             address in any::<u8>(),
         ) {
             let mut nested = Nested::default();
             let mut kernel: HashMap<IpNet, Ends> = HashMap::new();
-            for (bits, length, host, services) in steps {
-                let ends = Ends { host, services: services.max(host) };
-                for (net, told) in nested.set(net(bits, length), ends) {
+            for step in steps {
+                let change = |(bits, length, host, services): (u8, u8, u64, u64)| {
+                    (net(bits, length), Ends { host, services: services.max(host) })
+                };
+                for (net, told) in nested.set(&step.into_iter().map(change).collect()) {
                     match told {
                         Some(ends) => kernel.insert(net, ends),
                         None => kernel.remove(&net),
@@ -108,9 +152,8 @@ mod tests {
     #[test]
     fn the_prefix_around_is_the_longest() {
         let mut nested = Nested::default();
-        for (bits, length) in [(10, 4), (10, 7), (128, 1)] {
-            nested.set(net(bits, length), Ends { host: 1, services: 1 });
-        }
+        let nets = [(10, 4), (10, 7), (128, 1)].map(|(bits, length)| net(bits, length));
+        nested.set(&nets.map(|net| (net, Ends { host: 1, services: 1 })).into());
         assert_eq!(nested.around(&net(10, 8)), Some(net(10, 7)));
         assert_eq!(nested.around(&net(10, 7)), Some(net(10, 4)));
         assert_eq!(nested.around(&net(64, 8)), None);

@@ -2,27 +2,26 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 use std::path::PathBuf;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use guard_common::abi;
 use ipnet::IpNet;
-use tracing::{info, warn};
+use tracing::warn;
 
-use super::nested::{Ends, Nested};
-use super::{Block, Scope, now};
+use super::nested::Ends;
+use super::record::Record;
+use super::told::Told;
+use super::{Block, Clock, Origin, Scope, notes};
+use crate::autoblock::{self, Automatic, Decision, InForce, Memory, Offence, Rules};
 use crate::datapath::{Error, Maps, monotonic_now};
-use crate::ledger::{Action, Event, EventQuery, Ledger, LedgerError};
+use crate::ledger::{Change, Event, EventQuery, LedgerError};
 
-/// The blocks of this host. Addresses are looked up in the kernel; only prefixes, which depend on each other, are held in memory.
+/// The blocks of this host, and the sources that were blocked automatically.
 #[derive(Debug)]
 pub struct Register {
-    path: PathBuf,
-    /// None while it cannot be opened; each use tries again.
-    ledger: Option<Ledger>,
-    nested: Nested,
-    /// Blocked addresses, and those of them with the scope `host`.
-    addresses: usize,
-    host_addresses: usize,
+    told: Told,
+    record: Record,
+    memory: Memory,
 }
 
 /// What became of a block that was asked for.
@@ -36,6 +35,15 @@ pub struct Blocked {
     pub not_recorded: Option<String>,
 }
 
+/// What became of blocks that were to end.
+#[derive(Clone, Debug, PartialEq, Eq, serde::Serialize, serde::Deserialize)]
+pub struct Unblocked {
+    /// How many were blocked, and are not any longer.
+    pub unblocked: usize,
+    /// Why the ledger could not be written; what is let in is blocked again at the next boot.
+    pub not_recorded: Option<String>,
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum RegisterError {
     #[error(transparent)]
@@ -46,374 +54,234 @@ pub enum RegisterError {
     NotBlocked { net: IpNet, around: Option<IpNet> },
 }
 
-/// How many entries go to the kernel between two lines in the log.
-const PART: usize = 100_000;
-
 impl Register {
     /// Reads the ledger and brings the kernel to what it says. What only the kernel knows is taken over into the ledger: a command may
     /// have blocked when no ledger could be written.
     ///
     /// # Errors
-    /// When the kernel's tables cannot be read or written. A ledger that cannot be opened is a warning.
+    /// When the kernel's tables cannot be read or written. A ledger that cannot be read is a warning.
     pub fn open(path: PathBuf, maps: &mut Maps) -> Result<Self, Error> {
         let mut register =
-            Self { path, ledger: None, nested: Nested::default(), addresses: 0, host_addresses: 0 };
-        let recorded =
-            match register.ledger().and_then(|ledger| ledger.take_ended(now()).and_then(|_| ledger.blocks()))
-            {
-                Ok(blocks) => blocks,
-                Err(error) => {
-                    warn!("blocks are only kept by the kernel: {error}");
-                    Vec::new()
-                }
-            };
-        let in_kernel = maps.blocks()?;
-        let known: HashSet<IpNet> = recorded.iter().map(|block| block.net).collect();
-        let unknown: Vec<Block> =
-            in_kernel.iter().filter(|(net, _)| !known.contains(net)).flat_map(found).collect();
-        if !unknown.is_empty()
-            && let Err(error) = register.ledger().and_then(|ledger| ledger.put_blocks(&unknown))
-        {
-            warn!("{} blocks of the kernel are not recorded: {error}", unknown.len());
+            Self { told: Told::default(), record: Record::new(path), memory: Memory::default() };
+        if let Err(error) = register.reconcile(maps, &Clock::now())? {
+            warn!("blocks are only kept by the kernel: {error}");
         }
-        for (net, _) in in_kernel.iter().filter(|(net, entry)| !is_live(entry) && !known.contains(net)) {
-            maps.remove_block(net)?;
-        }
-        let addresses = || {
-            in_kernel.iter().filter(|(net, entry)| is_address(net) && (is_live(entry) || known.contains(net)))
-        };
-        register.addresses = addresses().count();
-        register.host_addresses = addresses().filter(|(_, entry)| entry.host_until != 0).count();
-        // Of an address that it has, the kernel knows the end better: by a clock that nobody sets.
-        let in_force: HashSet<IpNet> = in_kernel
-            .iter()
-            .filter(|(net, entry)| is_address(net) && is_live(entry))
-            .map(|(net, _)| *net)
-            .collect();
-        let blocks: Vec<Block> =
-            recorded.into_iter().filter(|block| !in_force.contains(&block.net)).collect();
-        let blocks = [blocks, unknown.into_iter().filter(|block| !is_address(&block.net)).collect()].concat();
-        let started = Instant::now();
-        for (number, part) in blocks.chunks(PART).enumerate() {
-            register.tell(maps, part)?;
-            if started.elapsed() > Duration::from_secs(1) {
-                info!("blocks: {} of {} are in the kernel", number * PART + part.len(), blocks.len());
-            }
-        }
-        register.tell_host(maps)?;
         Ok(register)
     }
 
-    /// Blocks, all or none as far as the kernel has room. What is blocked already stays so for the longer of the two times.
+    /// Blocks, all or none. What is blocked already stays so for the longer of the two times.
     ///
     /// # Errors
     /// When the kernel does not take it; nothing has changed then.
     pub fn block(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<Blocked, Error> {
-        let added = self.tell(maps, blocks)?;
-        self.tell_host(maps)?;
-        let recorded = self.ledger().and_then(|ledger| {
-            ledger.put_blocks(blocks)?;
-            ledger.record(&noted(blocks))
-        });
-        let not_recorded = recorded.err().map(|error| error.to_string());
-        if let Some(error) = &not_recorded {
-            warn!("{} blocks hold, but are not recorded: {error}", blocks.len());
-        }
+        let clock = Clock::now();
+        let added = self.told.block(maps, &ends(blocks, &clock))?;
+        let put = blocks.iter().map(|block| ((block.net, block.scope), block.clone())).collect();
+        let events = notes::blocked(blocks).into_iter().collect();
+        let not_recorded = self.write(Change { put, events, ..Change::new(clock) });
         Ok(Blocked { added, already: blocks.len() - added, not_recorded })
     }
 
-    /// Ends the blocks of these networks. Returns how many were blocked.
+    /// Decides on an offence, and blocks the source if that is the decision.
     ///
     /// # Errors
-    /// When the only one was not blocked, or the kernel refuses.
-    pub fn unblock(&mut self, maps: &mut Maps, nets: &[IpNet], by: &str) -> Result<usize, RegisterError> {
-        let mut ended = Vec::new();
-        for net in nets {
-            if self.end(maps, net)? {
-                ended.push(*net);
-            }
-        }
-        if let ([net], []) = (nets, ended.as_slice()) {
-            return Err(RegisterError::NotBlocked { net: *net, around: self.nested.around(net) });
-        }
-        self.tell_host(maps)?;
-        let ledger = self.ledger()?;
-        ledger.remove_blocks(&ended)?;
-        let event = |net: &IpNet| event(Action::Unblock, Some(*net), by, None);
-        ledger.record(&ended.iter().map(event).collect::<Vec<_>>())?;
-        Ok(ended.len())
+    /// When the kernel's tables cannot be read, or do not take the block.
+    pub fn judge(
+        &mut self,
+        maps: &mut Maps,
+        rules: &Rules<'_>,
+        offence: &Offence,
+    ) -> Result<(Decision, Option<Blocked>), Error> {
+        let clock = Clock::now();
+        let at = monotonic_now();
+        let time = (at / 1_000_000).cast_signed();
+        let ends = self.told.ends(maps, &offence.source)?;
+        let left = |until: u64| {
+            if until == u64::MAX { Duration::MAX } else { Duration::from_nanos(until.saturating_sub(at)) }
+        };
+        let in_force = InForce { host: left(ends.host), services: left(ends.services) };
+        let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
+        let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
+        let blocks = [automatic_block(automatic, &clock, at)];
+        let added = self.told.block(maps, &self::ends(&blocks, &clock))?;
+        let offenders = self.memory.note(automatic, time, rules.autoblock.forget_after);
+        let [block] = blocks;
+        let events = notes::blocked(std::slice::from_ref(&block)).into_iter().collect();
+        let put = BTreeMap::from([((block.net, block.scope), block)]);
+        let not_recorded = self.write(Change { put, events, offenders, ..Change::new(clock) });
+        Ok((decision, Some(Blocked { added, already: 1 - added, not_recorded })))
     }
 
-    /// Removes what has come to its end. The kernel has not held to it since.
+    /// Ends the blocks of these networks. A source that was blocked automatically is let in, and remembered.
+    ///
+    /// # Errors
+    /// When the only one was not blocked, or the kernel refuses; nothing has changed then.
+    pub fn unblock(&mut self, maps: &mut Maps, nets: &[IpNet], by: &str) -> Result<Unblocked, RegisterError> {
+        let clock = Clock::now();
+        let ended = self.told.end(maps, nets)?;
+        if let ([net], true) = (nets, ended.is_empty()) {
+            return Err(RegisterError::NotBlocked { net: *net, around: self.told.around(net) });
+        }
+        let unblocked = ended.len();
+        let offenders = self.memory.let_in(&ended, (monotonic_now() / 1_000_000).cast_signed());
+        let events = notes::unblocked(ended.iter().copied().collect(), by).into_iter().collect();
+        let not_recorded = self.write(Change { removed: ended, events, offenders, ..Change::new(clock) });
+        Ok(Unblocked { unblocked, not_recorded })
+    }
+
+    /// Removes what has come to its end; the kernel has not held to it since. Writes what the ledger has missed, and takes over what is in
+    /// a ledger that could not be read before. Returns how many blocks have ended.
     ///
     /// # Errors
     /// When the ledger or the kernel's tables cannot be read or written.
     pub fn sweep(&mut self, maps: &mut Maps) -> Result<usize, RegisterError> {
-        let ended = self.ledger()?.take_ended(now())?;
-        for block in &ended {
-            let others = self.ledger()?.blocks_of(&block.net)?;
-            if others.is_empty() {
-                self.end(maps, &block.net)?;
-            }
+        let clock = Clock::now();
+        let caught_up = self.record.catch_up(&clock);
+        if !self.record.is_reconciled {
+            self.reconcile(maps, &clock)??;
         }
+        let at = monotonic_now();
+        let ended = self.record.ended(&clock, at)?;
         if !ended.is_empty() {
-            self.tell_host(maps)?;
-            let events: Vec<_> =
-                ended.iter().map(|block| event(Action::Expire, Some(block.net), "guard", None)).collect();
-            self.ledger()?.record(&events)?;
+            self.told.sweep(maps, ended.iter().map(|block| &block.net))?;
+            let events = notes::expired(&ended).into_iter().collect();
+            self.record.write(Change { ended_by: Some(at), events, ..Change::new(clock) })?;
         }
+        caught_up?;
         Ok(ended.len())
     }
 
-    /// The blocks with what each has dropped, those that have ended left out.
+    /// The blocks with what each has dropped, those that have ended left out. Of a ledger that cannot be read, what the kernel knows.
     ///
     /// # Errors
-    /// When the ledger cannot be read.
+    /// When the kernel's tables cannot be read.
     pub fn list(&mut self, maps: &Maps) -> Result<Vec<(Block, u64)>, RegisterError> {
-        let at = now();
-        let blocks = self.ledger()?.blocks()?;
-        let live = blocks.into_iter().filter(|block| block.until.is_none_or(|until| until > at));
+        let (clock, at) = (Clock::now(), monotonic_now());
         let entries: HashMap<IpNet, abi::Block> = maps.blocks()?.into_iter().collect();
-        let dropped = |block: &Block| entries.get(&block.net).map_or(0, |entry| entry.dropped);
+        let blocks = self.record.blocks(&clock).unwrap_or_else(|error| {
+            warn!("the blocks are those of the kernel: {error}");
+            let missed = self.record.missed_blocks(&clock);
+            let known: HashSet<IpNet> = missed.iter().map(|block| block.net).collect();
+            let entries = entries.iter().filter(|(net, _)| !known.contains(net));
+            let ends = entries
+                .map(|(net, entry)| (*net, Ends { host: entry.host_until, services: entry.services_until }));
+            let mut blocks: Vec<_> =
+                ends.flat_map(|found| self::found(found, &clock, at)).chain(missed).collect();
+            blocks.sort_by_key(|block| (block.since, block.net));
+            blocks
+        });
+        let live =
+            blocks.into_iter().filter(|block| block.until.is_none_or(|until| clock.to_kernel(until) > at));
         let with_dropped = |block: Block| {
-            let dropped = dropped(&block);
+            let dropped = entries.get(&block.net).map_or(0, |entry| entry.dropped);
             (block, dropped)
         };
         Ok(live.map(with_dropped).collect())
     }
 
-    /// Adds to the audit log; a failure is a warning.
+    /// Adds to the audit log.
     pub fn record(&mut self, event: Event) {
-        if let Err(error) = self.ledger().and_then(|ledger| ledger.record(std::slice::from_ref(&event))) {
-            warn!("not in the audit log: {event:?}: {error}");
-        }
+        self.write(Change { events: vec![event], ..Change::new(Clock::now()) });
     }
 
     /// # Errors
     /// When the ledger cannot be read.
     pub fn events(&mut self, query: &EventQuery) -> Result<Vec<Event>, LedgerError> {
-        self.ledger()?.events(query)
+        self.record.events(query)
     }
 
     /// Blocked addresses and prefixes.
     pub fn counts(&self) -> (usize, usize) {
-        (self.addresses, self.nested.len())
+        self.told.counts()
     }
 
-    /// The ledger, opened if it was not.
-    fn ledger(&mut self) -> Result<&mut Ledger, LedgerError> {
-        match &mut self.ledger {
-            Some(_) => {}
-            none @ None => {
-                let ledger = Ledger::open(&self.path)?;
-                if let Some(aside) = ledger.moved_aside() {
-                    warn!(
-                        "the ledger {} could not be read and is now {}",
-                        self.path.display(),
-                        aside.display()
-                    );
-                }
-                *none = Some(ledger);
-            }
-        }
-        self.ledger.as_mut().ok_or_else(|| LedgerError::Content("no ledger".into()))
+    /// Whether the ledger has not taken something yet.
+    pub const fn is_behind(&self) -> bool {
+        self.record.is_behind()
     }
 
-    /// Tells the kernel of blocks, beside what it has of them. Returns how many were not there before.
-    fn tell(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<usize, Error> {
-        let mut entries: BTreeMap<IpNet, abi::Block> = BTreeMap::new();
-        // What was there, to be put back if the kernel has no room.
-        let mut before: Vec<(IpNet, Option<abi::Block>)> = Vec::new();
-        let mut nested_before: Vec<(IpNet, Ends)> = Vec::new();
-        let prefixes = if blocks.iter().all(|block| is_address(&block.net)) {
-            HashMap::new()
-        } else {
-            maps.block_prefixes()?.into_iter().collect()
+    /// Brings kernel and ledger to what either knows: the longer of two times holds. The outer error is the kernel's, the inner one the
+    /// ledger's; then the blocks are those of the kernel.
+    fn reconcile(&mut self, maps: &mut Maps, clock: &Clock) -> Result<Result<(), LedgerError>, Error> {
+        let at = monotonic_now();
+        let caught_up = self.record.catch_up(clock);
+        let read = self.record.blocks(clock).and_then(|blocks| Ok((blocks, self.record.offenders(clock)?)));
+        let read = read.map(|(blocks, offenders)| {
+            self.memory.learn(offenders);
+            blocks
+        });
+        let (blocks, read) = match read {
+            Ok(blocks) => (blocks, Ok(())),
+            Err(error) => (self.record.missed_blocks(clock), Err(error)),
         };
-        let (mut added, mut addresses, mut host_addresses) = (0, 0, 0);
-        for block in blocks {
-            let ends = ends(block);
-            if is_address(&block.net) {
-                let known = match entries.get(&block.net) {
-                    Some(entry) => Some(*entry),
-                    None => {
-                        let known = maps.block(&block.net)?;
-                        before.push((block.net, known));
-                        known
-                    }
-                };
-                added += usize::from(known.is_none_or(|known| !is_live(&known)));
-                addresses += usize::from(known.is_none());
-                let has_host = known.is_some_and(|known| known.host_until != 0);
-                host_addresses += usize::from(block.scope == Scope::Host && !has_host);
-                let ends = ends.max(known.map(of_entry).unwrap_or_default());
-                entries.insert(block.net, entry(ends, known.map_or(0, |known| known.dropped)));
-            } else {
-                let known = self.nested.get(&block.net);
-                added += usize::from(known.services <= monotonic_now());
-                nested_before.push((block.net, known));
-                for (net, told) in self.nested.set(block.net, ends.max(known)) {
-                    let known = prefixes.get(&net).copied();
-                    before.push((net, known));
-                    entries
-                        .extend(told.map(|ends| (net, entry(ends, known.map_or(0, |known| known.dropped)))));
-                }
-            }
+        let (ended, live): (Vec<Block>, Vec<Block>) = blocks
+            .into_iter()
+            .partition(|block| block.until.is_some_and(|until| clock.to_kernel(until) <= at));
+        let (told, found) = Told::begin(maps, &ends(&live, clock))?;
+        self.told = told;
+        if let Err(error) = read.and(caught_up) {
+            return Ok(Err(error));
         }
-        if let Err(error) = maps.write_blocks(&entries.into_iter().collect::<Vec<_>>()) {
-            for (net, ends) in nested_before.into_iter().rev() {
-                self.nested.set(net, ends);
-            }
-            put_back(maps, before);
-            return Err(error);
-        }
-        self.addresses += addresses;
-        self.host_addresses += host_addresses;
-        Ok(added)
+        self.record.is_reconciled = true;
+        let found: BTreeMap<_, _> = found
+            .into_iter()
+            .flat_map(|found| self::found(found, clock, at))
+            .map(|block| ((block.net, block.scope), block))
+            .collect();
+        let ended_by = (!ended.is_empty()).then_some(at);
+        let change = Change { ended_by, found, ..Change::new(clock.clone()) };
+        Ok(if change.is_empty() { Ok(()) } else { self.record.write(change) })
     }
 
-    /// Tells the kernel whether any block concerns the whole host: while none does, other ports are not looked up.
-    fn tell_host(&self, maps: &mut Maps) -> Result<(), Error> {
-        let prefixes = self.nested.iter().filter(|(_, ends)| ends.host != 0).count();
-        maps.set_host_blocks((self.host_addresses + prefixes) as u64)
-    }
-
-    /// Takes one network out of the kernel. Returns whether it was blocked until now.
-    fn end(&mut self, maps: &mut Maps, net: &IpNet) -> Result<bool, Error> {
-        if is_address(net) {
-            let Some(entry) = maps.block(net)? else { return Ok(false) };
-            self.addresses -= 1;
-            self.host_addresses -= usize::from(entry.host_until != 0);
-            return Ok(maps.remove_block(net)? && is_live(&entry));
-        }
-        let was = self.nested.get(net).services > monotonic_now();
-        for (net, told) in self.nested.set(*net, Ends::default()) {
-            match told {
-                Some(ends) => {
-                    let dropped = maps.block(&net)?.map_or(0, |entry| entry.dropped);
-                    maps.write_blocks(&[(net, entry(ends, dropped))])?;
-                }
-                None => drop(maps.remove_block(&net)?),
-            }
-        }
-        Ok(was)
+    /// Returns why not.
+    fn write(&mut self, change: Change) -> Option<String> {
+        self.record.write(change).err().map(|error| error.to_string())
     }
 }
 
-fn is_address(net: &IpNet) -> bool {
-    net.prefix_len() == net.max_prefix_len()
-}
-
-/// As it was before a write that the kernel broke off.
-fn put_back(maps: &mut Maps, before: Vec<(IpNet, Option<abi::Block>)>) {
-    for (net, known) in before.into_iter().rev() {
-        let result = match known {
-            Some(known) => maps.write_blocks(&[(net, known)]),
-            None => maps.remove_block(&net).map(drop),
+/// The ends of blocks by the kernel's clock, for each network.
+fn ends(blocks: &[Block], clock: &Clock) -> BTreeMap<IpNet, Ends> {
+    let mut ends: BTreeMap<IpNet, Ends> = BTreeMap::new();
+    for block in blocks {
+        let until = block.until.map_or(u64::MAX, |until| clock.to_kernel(until));
+        let host = match block.scope {
+            Scope::Host => until,
+            Scope::Services => 0,
         };
-        if let Err(error) = result {
-            warn!("the block of {net} is not as it was: {error}");
-        }
+        let known = ends.entry(block.net).or_default();
+        *known = known.max(Ends { host, services: until });
     }
-}
-
-fn is_live(entry: &abi::Block) -> bool {
-    entry.services_until > monotonic_now()
-}
-
-const fn entry(ends: Ends, dropped: u64) -> abi::Block {
-    abi::Block { host_until: ends.host, services_until: ends.services, dropped }
-}
-
-const fn of_entry(entry: abi::Block) -> Ends {
-    Ends { host: entry.host_until, services: entry.services_until }
-}
-
-/// The ends of a block by the kernel's clock.
-fn ends(block: &Block) -> Ends {
-    let until = block.until.map_or(u64::MAX, |until| to_monotonic(until, now(), monotonic_now()));
-    match block.scope {
-        Scope::Host => Ends { host: until, services: until },
-        Scope::Services => Ends { host: 0, services: until },
-    }
-}
-
-/// A time of the wall clock (milliseconds) by the kernel's clock (nanoseconds), where both are known of the same moment. The past is 1,
-/// since 0 means that there is no block.
-fn to_monotonic(time: u64, wall_now: u64, monotonic_now: u64) -> u64 {
-    const NANOS: u64 = 1_000_000;
-    let time = if time >= wall_now {
-        monotonic_now.saturating_add((time - wall_now).saturating_mul(NANOS))
-    } else {
-        monotonic_now.saturating_sub((wall_now - time).saturating_mul(NANOS))
-    };
-    // The largest number means forever.
-    time.clamp(1, u64::MAX - 1)
+    ends
 }
 
 /// The blocks that an entry of the kernel stands for, when nothing else is known of it.
-fn found((net, entry): &(IpNet, abi::Block)) -> Vec<Block> {
-    let (at, kernel_now) = (now(), monotonic_now());
+fn found((net, ends): (IpNet, Ends), clock: &Clock, at: u64) -> Vec<Block> {
     let block = |scope, until: u64| Block {
-        net: *net,
+        net,
         scope,
-        origin: super::Origin::Manual,
+        origin: Origin::Manual,
         reason: Some("found in the kernel".into()),
         evidence: None,
         by: "unknown".into(),
-        since: at,
-        until: (until != u64::MAX).then(|| at + until.saturating_sub(kernel_now) / 1_000_000),
+        since: clock.to_day(at),
+        until: (until != u64::MAX).then(|| clock.to_day(until)),
     };
-    let host = (entry.host_until > kernel_now).then(|| block(Scope::Host, entry.host_until));
-    let services = entry.services_until > kernel_now.max(entry.host_until);
-    let services = services.then(|| block(Scope::Services, entry.services_until));
+    let host = (ends.host > at).then(|| block(Scope::Host, ends.host));
+    let services = (ends.services > at.max(ends.host)).then(|| block(Scope::Services, ends.services));
     host.into_iter().chain(services).collect()
 }
 
-/// What the audit log says of blocks: each, or of a long list how many; each is in the ledger all the same.
-fn noted(blocks: &[Block]) -> Vec<Event> {
-    const EACH: usize = 1000;
-    match blocks {
-        [first, .., last] if blocks.len() > EACH => {
-            let details = serde_json::json!({ "blocks": blocks.len(), "from": first.net, "to": last.net, "reason": first.reason });
-            vec![event(Action::Block, None, &first.by, Some(details))]
-        }
-        _ => blocks.iter().map(blocked).collect(),
-    }
-}
-
-fn blocked(block: &Block) -> Event {
-    let details = serde_json::json!({
-        "scope": block.scope, "origin": block.origin, "reason": block.reason, "until": block.until, "evidence": block.evidence,
-    });
-    event(Action::Block, Some(block.net), &block.by, Some(details))
-}
-
-/// Something that was done just now.
-pub(super) fn event(
-    action: Action,
-    net: Option<IpNet>,
-    by: &str,
-    details: Option<serde_json::Value>,
-) -> Event {
-    Event { at: now(), action, net, by: by.into(), outcome: "done".into(), details }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn a_wall_time_becomes_a_kernel_time() {
-        let cases = [
-            (1_000, 1_000, 5_000_000_000, 5_000_000_000),
-            (61_000, 1_000, 5_000_000_000, 65_000_000_000),
-            (0, 1_000, 5_000_000_000, 4_000_000_000),
-            (0, 10_000, 5_000_000_000, 1),
-            (u64::MAX, 0, 5, u64::MAX - 1),
-        ];
-        for (time, wall, kernel, expected) in cases {
-            assert_eq!(to_monotonic(time, wall, kernel), expected, "{time} at {wall}");
-        }
+fn automatic_block(automatic: &Automatic, clock: &Clock, at: u64) -> Block {
+    let since = clock.to_day(at);
+    let Automatic { net, scope, lasts, reason, evidence, strike: _, kill: _ } = automatic;
+    Block {
+        net: *net,
+        scope: *scope,
+        origin: Origin::Auto,
+        reason: Some(reason.clone()),
+        evidence: serde_json::to_value(evidence).ok(),
+        by: "guard".into(),
+        since,
+        until: Some(since.saturating_add(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX))),
     }
 }

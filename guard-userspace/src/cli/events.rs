@@ -4,6 +4,7 @@ use std::process::ExitCode;
 
 use anyhow::Result;
 use clap::Args;
+use serde_json::Value;
 
 use super::Global;
 use super::blocks::time;
@@ -51,11 +52,19 @@ impl Events {
 fn render(events: &[Event]) -> String {
     let mut text = String::new();
     for Event { at, action, net, by, outcome, details } in events {
-        let net = net.map(|net| format!(" {net}")).unwrap_or_default();
+        let net = net.map(|net| format!(" {net}")).or_else(|| list(details.as_ref()?)).unwrap_or_default();
         let reason = details.as_ref().and_then(|details| details["reason"].as_str());
         let reason = reason.map(|reason| format!(": {reason}")).unwrap_or_default();
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{} {}{net}, {outcome}, by {by}{reason}", time(*at), action.name());
     }
     if text.is_empty() { "nothing yet\n".into() } else { text }
+}
+
+/// How many a list had, and how it began.
+fn list(details: &Value) -> Option<String> {
+    let (count, first) = (details["count"].as_u64()?, details["first"].as_array()?);
+    let first: Vec<&str> = first.iter().filter_map(Value::as_str).collect();
+    let more = if count > first.len() as u64 { ", …" } else { "" };
+    Some(format!(" {count}: {}{more}", first.join(", ")))
 }

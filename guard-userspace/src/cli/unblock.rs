@@ -3,12 +3,11 @@ use std::process::ExitCode;
 use anyhow::Result;
 use clap::Args;
 use ipnet::IpNet;
-use serde_json::{Value, json};
 
 use super::Global;
 use super::block::{myself, nets};
 use super::output::{print, print_json};
-use crate::blocks::{Register, RegisterError};
+use crate::blocks::{Register, RegisterError, Unblocked};
 use crate::control::{ClientError, UnblockRequest, path};
 use crate::datapath::Maps;
 
@@ -31,18 +30,21 @@ pub(super) struct Unblock {
 impl Unblock {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
         let request = UnblockRequest { nets: nets(&self.net)? };
-        let unblocked = match global.client().post::<Value>(path::UNBLOCK, &request) {
-            Ok(answer) => answer["unblocked"].as_u64().unwrap_or(0),
+        let answer = match global.client().post::<Unblocked>(path::UNBLOCK, &request) {
+            Ok(answer) => answer,
             Err(ClientError::NoAgent(_)) => without_agent(global, &request.nets)?,
             Err(error) => return Err(error.into()),
         };
-        if unblocked == 0 {
+        if answer.unblocked == 0 {
             return Err(ClientError::NotFound("none of them was blocked".into()).into());
         }
+        if let Some(error) = &answer.not_recorded {
+            eprintln!("guard: it is let in, but blocked again at the next boot: {error}");
+        }
         if global.json {
-            print_json(&json!({ "unblocked": unblocked }))?;
+            print_json(&answer)?;
         } else if self.net == "-" {
-            print(&format!("{unblocked} are not blocked any longer\n"))?;
+            print(&format!("{} are not blocked any longer\n", answer.unblocked))?;
         } else {
             print(&format!("{} is not blocked any longer\n", self.net))?;
         }
@@ -50,11 +52,11 @@ impl Unblock {
     }
 }
 
-fn without_agent(global: &Global, nets: &[IpNet]) -> Result<u64> {
+fn without_agent(global: &Global, nets: &[IpNet]) -> Result<Unblocked> {
     let mut maps = Maps::open(&global.pins())?;
     let mut register = Register::open(global.state.clone(), &mut maps)?;
     match register.unblock(&mut maps, nets, &myself()) {
-        Ok(unblocked) => Ok(unblocked as u64),
+        Ok(answer) => Ok(answer),
         Err(error @ RegisterError::NotBlocked { .. }) => Err(ClientError::NotFound(error.to_string()).into()),
         Err(error) => Err(error.into()),
     }

@@ -3,7 +3,7 @@
 use std::net::IpAddr;
 
 use aya::maps::lpm_trie::Key;
-use aya::maps::{HashMap, LpmTrie, MapData, MapError};
+use aya::maps::{HashMap, MapData, MapError};
 use guard_common::Address;
 use guard_common::abi::Block;
 use ipnet::IpNet;
@@ -40,21 +40,23 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn remove_block(&mut self, net: &IpNet) -> Result<bool, Error> {
-        let removed = if is_address(net) {
-            let mut addresses = HashMap::<_, [u8; 16], Block>::try_from(self.get_mut(ADDRESSES)?)?;
-            addresses.remove(&Address::from(net.addr()).to_bytes())
-        } else {
-            let mut prefixes = LpmTrie::<_, [u8; 16], Block>::try_from(self.get_mut(PREFIXES)?)?;
-            prefixes.remove(&prefix_key(net))
-        };
-        match removed {
-            Ok(()) => Ok(true),
-            Err(MapError::KeyNotFound) => Ok(false),
-            Err(MapError::SyscallError(error)) if error.io_error.raw_os_error() == Some(libc::ENOENT) => {
-                Ok(false)
-            }
-            Err(error) => Err(error.into()),
-        }
+        let was_there = self.block(net)?.is_some();
+        self.remove_blocks(std::slice::from_ref(net))?;
+        Ok(was_there)
+    }
+
+    /// Removes blocks, those of them that there are.
+    ///
+    /// # Errors
+    /// When the kernel refuses; what was removed before that stays away.
+    pub fn remove_blocks(&mut self, nets: &[IpNet]) -> Result<(), Error> {
+        let (addresses, prefixes): (Vec<&IpNet>, Vec<&IpNet>) = nets.iter().partition(|net| is_address(net));
+        let keys: Vec<_> = addresses.into_iter().map(|net| Address::from(net.addr()).to_bytes()).collect();
+        bpf::delete_all(self.descriptor(ADDRESSES)?, &keys)
+            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
+        let keys: Vec<_> = prefixes.into_iter().map(prefix_key).collect();
+        bpf::delete_all(self.descriptor(PREFIXES)?, &keys)
+            .map_err(|source| Error::Table { table: PREFIXES, source })
     }
 
     /// The block of exactly this address or prefix.
@@ -74,6 +76,17 @@ impl Maps {
         Ok(self.block_prefixes()?.into_iter().find_map(|(prefix, block)| (prefix == *net).then_some(block)))
     }
 
+    /// The blocks of addresses, in no order.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn block_addresses(&self) -> Result<Vec<(IpNet, Block)>, Error> {
+        let addresses = bpf::read_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?)
+            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
+        let net = |address| IpNet::from(IpAddr::from(Address::v6(address)));
+        Ok(addresses.into_iter().map(|(address, block)| (net(address), block)).collect())
+    }
+
     /// The blocks of prefixes, in no order.
     ///
     /// # Errors
@@ -89,11 +102,7 @@ impl Maps {
     /// # Errors
     /// When the tables cannot be read.
     pub fn blocks(&self) -> Result<Vec<(IpNet, Block)>, Error> {
-        let addresses = bpf::read_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?)
-            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
-        let addresses =
-            addresses.into_iter().map(|(address, block)| (IpAddr::from(Address::v6(address)).into(), block));
-        Ok(addresses.chain(self.block_prefixes()?).collect())
+        Ok([self.block_addresses()?, self.block_prefixes()?].concat())
     }
 
     /// Says how many blocks concern the whole host: while there are none, traffic to other ports is not looked up.

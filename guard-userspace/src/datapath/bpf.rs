@@ -1,4 +1,4 @@
-//! The calls of bpf(2) that aya does not have: updates and look-ups in one batch, where a link leads, and cutting one that others hold too.
+//! The calls of bpf(2) that aya does not have: updates, look-ups and removals in one batch, where a link leads, and cutting one that others hold too.
 //!
 //! The layouts are those of `union bpf_attr` in include/uapi/linux/bpf.h.
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
@@ -13,6 +13,7 @@ use std::thread;
 use super::batch;
 
 const UPDATE: libc::c_int = 2;
+const DELETE: libc::c_int = 3;
 const LOOKUP_AND_DELETE: libc::c_int = 21;
 const OBJECT_PIN: libc::c_int = 6;
 const OBJECT_GET: libc::c_int = 7;
@@ -20,6 +21,7 @@ const OBJECT_GET_INFO: libc::c_int = 15;
 const BTF_LOAD: libc::c_int = 18;
 const LOOKUP_BATCH: libc::c_int = 24;
 const UPDATE_BATCH: libc::c_int = 26;
+const DELETE_BATCH: libc::c_int = 27;
 const LINK_DETACH: libc::c_int = 34;
 
 /// `struct { ... } batch` of `union bpf_attr`.
@@ -88,6 +90,51 @@ pub(super) fn update<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K, val
     call(UPDATE, &mut attributes).map(drop)
 }
 
+/// Removes the entries of all keys. One that is not there is no error.
+pub(super) fn delete_all<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> io::Result<()> {
+    let batch = |from: usize| match delete_batch(map, &keys[from..]) {
+        // The batch ends at a key that is not there: go on behind it.
+        (removed, Err(error)) if is_absent(&error) => (removed + 1, Ok(())),
+        removed => removed,
+    };
+    let single = |at: usize| match delete(map, &keys[at]) {
+        Err(error) if is_absent(&error) => Ok(()),
+        removed => removed,
+    };
+    batch::write(keys.len(), batch, single, thread::sleep)
+}
+
+fn is_absent(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(libc::ENOENT)
+}
+
+/// Returns how many entries the kernel says it has removed, and why not all.
+fn delete_batch<K: aya::Pod>(map: BorrowedFd<'_>, keys: &[K]) -> (usize, io::Result<()>) {
+    let mut attributes = BatchAttributes {
+        in_batch: 0,
+        out_batch: 0,
+        keys: keys.as_ptr() as u64,
+        values: 0,
+        count: u32::try_from(keys.len()).unwrap_or(u32::MAX),
+        map: map.as_raw_fd().cast_unsigned(),
+        element_flags: 0,
+        flags: 0,
+    };
+    let result = call(DELETE_BATCH, &mut attributes).map(drop);
+    (attributes.count as usize, result)
+}
+
+fn delete<K: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<()> {
+    let mut attributes = ElementAttributes {
+        map: map.as_raw_fd().cast_unsigned(),
+        padding: 0,
+        key: std::ptr::from_ref(key) as u64,
+        value: 0,
+        flags: 0,
+    };
+    call(DELETE, &mut attributes).map(drop)
+}
+
 /// Takes an entry out of a hash: what was in it when it went. Linux 5.14.
 pub(super) fn take<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io::Result<Option<V>> {
     // SAFETY: plain data is valid for any bytes, zeros included.
@@ -101,7 +148,7 @@ pub(super) fn take<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>, key: &K) -> io
     };
     match call(LOOKUP_AND_DELETE, &mut attributes) {
         Ok(_) => Ok(Some(value)),
-        Err(error) if error.raw_os_error() == Some(libc::ENOENT) => Ok(None),
+        Err(error) if is_absent(&error) => Ok(None),
         Err(error) => Err(error),
     }
 }

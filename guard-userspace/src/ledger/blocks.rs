@@ -1,96 +1,122 @@
 //! The blocks in the ledger.
 
+use std::collections::HashSet;
+
 use ipnet::IpNet;
-use rusqlite::{Row, params};
+use rusqlite::{Connection, Row, params};
+use tracing::warn;
 
 use super::{Ledger, LedgerError};
-use crate::blocks::{Block, Origin, Scope};
+use crate::blocks::{Block, Clock, Origin, Scope, shifted};
 
 impl Ledger {
-    /// Writes blocks, all of them or none. Of two of the same network and scope the one that ends later stays.
-    ///
-    /// # Errors
-    /// When the disk does not take them.
-    pub fn put_blocks(&mut self, blocks: &[Block]) -> Result<(), LedgerError> {
-        let transaction = self.connection.transaction()?;
-        let mut insert = transaction.prepare_cached(
-            "INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until)
-             VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-             ON CONFLICT (net, scope) DO UPDATE SET origin = excluded.origin, reason = excluded.reason,
-                 evidence = excluded.evidence, by = excluded.by, until = excluded.until
-             WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)",
-        )?;
-        for block in blocks {
-            insert.execute(params![
-                block.net.to_string(),
-                block.scope.name(),
-                block.origin.name(),
-                block.reason,
-                block.evidence.as_ref().map(ToString::to_string),
-                block.by,
-                block.since.cast_signed(),
-                block.until.map(u64::cast_signed),
-            ])?;
-        }
-        drop(insert);
-        Ok(transaction.commit()?)
-    }
-
-    /// Removes all blocks of these networks. Returns how many there were.
-    ///
-    /// # Errors
-    /// When the disk does not take it.
-    pub fn remove_blocks(&mut self, nets: &[IpNet]) -> Result<usize, LedgerError> {
-        let transaction = self.connection.transaction()?;
-        let mut delete = transaction.prepare_cached("DELETE FROM blocks WHERE net = ?1")?;
-        let mut removed = 0;
-        for net in nets {
-            removed += delete.execute([net.to_string()])?;
-        }
-        drop(delete);
-        transaction.commit()?;
-        Ok(removed)
-    }
-
-    /// All blocks, those that have ended included until they are removed.
+    /// All blocks, those that have ended included until they are removed. What cannot be read is left out, with a warning. Times of day
+    /// are by `clock`.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn blocks(&self) -> Result<Vec<Block>, LedgerError> {
+    pub fn blocks(&self, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
+        let behind = -super::clock::ahead(&self.connection, clock)?;
         let mut select = self.connection.prepare_cached("SELECT * FROM blocks ORDER BY since, net")?;
-        let blocks = select.query_and_then([], block)?;
-        blocks.collect()
+        read(select.query([])?, behind)
     }
 
-    /// The blocks of one network.
+    /// The blocks that have ended by a time of the kernel's clock.
     ///
     /// # Errors
     /// When the file cannot be read.
-    pub fn blocks_of(&self, net: &IpNet) -> Result<Vec<Block>, LedgerError> {
-        let mut select = self.connection.prepare_cached("SELECT * FROM blocks WHERE net = ?1")?;
-        let blocks = select.query_and_then([net.to_string()], block)?;
-        blocks.collect()
-    }
-
-    /// Removes the blocks that have ended by `now`, and returns them.
-    ///
-    /// # Errors
-    /// When the file cannot be read or written.
-    pub fn take_ended(&mut self, now: u64) -> Result<Vec<Block>, LedgerError> {
-        let transaction = self.connection.transaction()?;
-        let mut delete = transaction.prepare_cached("DELETE FROM blocks WHERE until <= ?1 RETURNING *")?;
-        let ended = delete.query_and_then([now.cast_signed()], block)?.collect::<Result<Vec<_>, _>>()?;
-        drop(delete);
-        transaction.commit()?;
-        Ok(ended)
+    pub fn ended(&self, clock: &Clock, kernel_now: u64) -> Result<Vec<Block>, LedgerError> {
+        let ahead = super::clock::ahead(&self.connection, clock)?;
+        let time = shifted(clock.to_day(kernel_now), ahead);
+        let mut select = self.connection.prepare_cached("SELECT * FROM blocks WHERE until <= ?1")?;
+        read(select.query([time.cast_signed()])?, -ahead)
     }
 }
 
-fn block(row: &Row<'_>) -> Result<Block, LedgerError> {
+fn read(mut rows: rusqlite::Rows<'_>, shift: i64) -> Result<Vec<Block>, LedgerError> {
+    let mut blocks = Vec::new();
+    while let Some(row) = rows.next()? {
+        match block(row, shift) {
+            Ok(block) => blocks.push(block),
+            Err(LedgerError::Content(what)) => warn!("a block in the ledger is left out: {what}"),
+            Err(error) => return Err(error),
+        }
+    }
+    Ok(blocks)
+}
+
+/// The end of the later block stays, with what is known of that one. A block that had ended when the new one began is of the past.
+const PUT: &str = "
+    INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    ON CONFLICT (net, scope) DO UPDATE SET origin = excluded.origin, reason = excluded.reason,
+        evidence = excluded.evidence, by = excluded.by, until = excluded.until,
+        since = CASE WHEN until <= excluded.since THEN excluded.since ELSE since END
+    WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)";
+
+const PUT_FOUND: &str = "
+    INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
+    ON CONFLICT (net, scope) DO UPDATE SET until = excluded.until
+    WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)";
+
+/// `ahead`: milliseconds from the blocks' time of day to the ledger's.
+pub(super) fn put<'a>(
+    connection: &Connection,
+    blocks: impl Iterator<Item = &'a Block>,
+    ahead: i64,
+) -> Result<(), LedgerError> {
+    insert(connection, PUT, blocks, ahead)
+}
+
+pub(super) fn put_found<'a>(
+    connection: &Connection,
+    blocks: impl Iterator<Item = &'a Block>,
+    ahead: i64,
+) -> Result<(), LedgerError> {
+    insert(connection, PUT_FOUND, blocks, ahead)
+}
+
+fn insert<'a>(
+    connection: &Connection,
+    statement: &str,
+    blocks: impl Iterator<Item = &'a Block>,
+    ahead: i64,
+) -> Result<(), LedgerError> {
+    let mut insert = connection.prepare_cached(statement)?;
+    for block in blocks {
+        insert.execute(params![
+            block.net.to_string(),
+            block.scope.name(),
+            block.origin.name(),
+            block.reason,
+            block.evidence.as_ref().map(ToString::to_string),
+            block.by,
+            shifted(block.since, ahead).cast_signed(),
+            block.until.map(|until| shifted(until, ahead).cast_signed()),
+        ])?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove(connection: &Connection, nets: &HashSet<IpNet>) -> Result<(), LedgerError> {
+    let mut delete = connection.prepare_cached("DELETE FROM blocks WHERE net = ?1")?;
+    for net in nets {
+        delete.execute([net.to_string()])?;
+    }
+    Ok(())
+}
+
+pub(super) fn remove_ended(connection: &Connection, by: Option<u64>) -> Result<(), LedgerError> {
+    let Some(time) = by else { return Ok(()) };
+    connection.prepare_cached("DELETE FROM blocks WHERE until <= ?1")?.execute([time.cast_signed()])?;
+    Ok(())
+}
+
+fn block(row: &Row<'_>, shift: i64) -> Result<Block, LedgerError> {
     let text = |name| row.get::<_, String>(name);
     let wrong = |what: &str, value: &str| LedgerError::Content(format!("{value:?} as {what}"));
     let (net, scope, origin) = (text("net")?, text("scope")?, text("origin")?);
     let evidence: Option<String> = row.get("evidence")?;
+    let time = |time: i64| shifted(time.max(0).cast_unsigned(), shift);
     Ok(Block {
         net: net.parse().map_err(|_| wrong("a network", &net))?,
         scope: [Scope::Host, Scope::Services]
@@ -104,7 +130,7 @@ fn block(row: &Row<'_>) -> Result<Block, LedgerError> {
         reason: row.get("reason")?,
         evidence: evidence.and_then(|evidence| serde_json::from_str(&evidence).ok()),
         by: text("by")?,
-        since: row.get::<_, i64>("since")?.cast_unsigned(),
-        until: row.get::<_, Option<i64>>("until")?.map(i64::cast_unsigned),
+        since: time(row.get("since")?),
+        until: row.get::<_, Option<i64>>("until")?.map(time),
     })
 }

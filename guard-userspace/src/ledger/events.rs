@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rusqlite::params;
+use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
@@ -13,6 +13,8 @@ use super::{Ledger, LedgerError};
 /// The log is kept within both bounds; what is older goes.
 const MOST: i64 = 100_000;
 const OLDEST: Duration = Duration::from_secs(90 * 24 * 3600);
+/// These stay however old they are: a time of day that was set wrongly is no reason to forget everything.
+const ALWAYS: i64 = 1_000;
 
 /// What was done.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -84,34 +86,32 @@ impl Action {
     }
 }
 
-impl Ledger {
-    /// Adds events, and lets go of those past the bounds.
-    ///
-    /// # Errors
-    /// When the disk does not take them.
-    pub fn record(&mut self, events: &[Event]) -> Result<(), LedgerError> {
-        let transaction = self.connection.transaction()?;
-        let mut insert = transaction.prepare_cached(
-            "INSERT INTO events (at, action, net, by, outcome, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
-        )?;
-        for event in events {
-            insert.execute(params![
-                event.at.cast_signed(),
-                event.action.name(),
-                event.net.map(|net| net.to_string()),
-                event.by,
-                event.outcome,
-                event.details.as_ref().map(ToString::to_string),
-            ])?;
-        }
-        drop(insert);
-        let newest = events.iter().map(|event| event.at).max().unwrap_or(0);
-        let oldest = newest.saturating_sub(u64::try_from(OLDEST.as_millis()).unwrap_or(u64::MAX));
-        transaction.execute("DELETE FROM events WHERE at < ?1", [oldest.cast_signed()])?;
-        transaction.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1", [MOST])?;
-        Ok(transaction.commit()?)
+/// Adds events, and lets go of those past the bounds.
+pub(super) fn put(connection: &Connection, events: &[Event]) -> Result<(), LedgerError> {
+    let Some(newest) = events.iter().map(|event| event.at).max() else { return Ok(()) };
+    let mut insert = connection.prepare_cached(
+        "INSERT INTO events (at, action, net, by, outcome, details) VALUES (?1, ?2, ?3, ?4, ?5, ?6)",
+    )?;
+    for event in events {
+        insert.execute(params![
+            event.at.cast_signed(),
+            event.action.name(),
+            event.net.map(|net| net.to_string()),
+            event.by,
+            event.outcome,
+            event.details.as_ref().map(ToString::to_string),
+        ])?;
     }
+    let oldest = newest.saturating_sub(u64::try_from(OLDEST.as_millis()).unwrap_or(u64::MAX));
+    connection.execute(
+        "DELETE FROM events WHERE at < ?1 AND id <= (SELECT max(id) FROM events) - ?2",
+        params![oldest.cast_signed(), ALWAYS],
+    )?;
+    connection.execute("DELETE FROM events WHERE id <= (SELECT max(id) FROM events) - ?1", [MOST])?;
+    Ok(())
+}
 
+impl Ledger {
     /// The events that are asked for, the newest last.
     ///
     /// # Errors
@@ -128,21 +128,30 @@ impl Ledger {
             }
             let (action, net): (String, Option<String>) = (row.get(1)?, row.get(2)?);
             let net: Option<IpNet> = net.and_then(|net| net.parse().ok());
-            if query.source.is_some_and(|source| net.is_none_or(|net| !net.contains(&source))) {
-                continue;
-            }
             let action = Action::ALL.into_iter().find(|known| known.name() == action);
             let details: Option<String> = row.get(5)?;
-            events.push(Event {
+            let event = Event {
                 at: row.get::<_, i64>(0)?.cast_unsigned(),
                 action: action.ok_or_else(|| LedgerError::Content("an action that nobody knows".into()))?,
                 net,
                 by: row.get(3)?,
                 outcome: row.get(4)?,
                 details: details.and_then(|details| serde_json::from_str(&details).ok()),
-            });
+            };
+            if query.source.is_none_or(|source| event.concerns(source)) {
+                events.push(event);
+            }
         }
         events.reverse();
         Ok(events)
+    }
+}
+
+impl Event {
+    /// Whether it is about an address: itself, a network around it, or a list that names one of these among its first.
+    pub fn concerns(&self, source: IpAddr) -> bool {
+        let first = self.details.as_ref().and_then(|details| details["first"].as_array());
+        let first = first.into_iter().flatten().filter_map(|net| net.as_str()?.parse().ok());
+        self.net.into_iter().chain(first).any(|net: IpNet| net.contains(&source))
     }
 }

@@ -5,26 +5,38 @@
 //! | `schema` | the tables, and the steps from one version of them to the next |
 //! | `blocks` | the blocks |
 //! | `events` | the audit log, bounded in number and age |
+//! | `offenders` | sources that were blocked automatically, and how often |
+//! | `clock` | what the times are by |
+//! | `change` | what is written, as one transaction |
 //!
 //! The agent and a command that finds no agent may use the file at the same time: each waits for the other for a moment. Writes are on
 //! the disk when they return (`synchronous = FULL`): they are rare, and a block that is told to be kept is kept.
 
 mod blocks;
+mod change;
+mod clock;
 mod events;
+mod offenders;
 mod schema;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
 use rusqlite::{Connection, ErrorCode};
 
+pub use change::Change;
 pub use events::{Action, Event, EventQuery};
+
+use crate::blocks::{Clock, now};
 
 /// How long one waits for another that writes.
 const PATIENCE: Duration = Duration::from_secs(5);
+
+/// Bytes to which the log beside the file is cut back after a large change.
+const JOURNAL: u32 = 4 << 20;
 
 #[derive(Debug, thiserror::Error)]
 pub enum LedgerError {
@@ -44,6 +56,9 @@ pub enum LedgerError {
 #[derive(Debug)]
 pub struct Ledger {
     connection: Connection,
+    path: PathBuf,
+    /// Device and number of the file.
+    file: (u64, u64),
     /// Where a file that could not be read was put.
     moved_aside: Option<PathBuf>,
 }
@@ -59,20 +74,9 @@ impl Ledger {
         if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
             DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(failed)?;
         }
-        // SQLite would make the file for everybody to read.
-        let file =
-            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path);
-        drop(file.map_err(failed)?);
         match Self::try_open(path) {
-            Err(LedgerError::Sqlite(error)) if is_broken(&error) => {
-                let aside = path.with_extension(format!("broken-{}", std::process::id()));
-                fs::rename(path, &aside).map_err(failed)?;
-                for companion in ["-wal", "-shm"] {
-                    let mut name = path.as_os_str().to_owned();
-                    name.push(companion);
-                    // They belong to the file that was moved, and need not be there.
-                    let _ = fs::remove_file(name);
-                }
+            Err(error) if error.is_broken() => {
+                let aside = move_aside(path).map_err(failed)?;
                 Ok(Self { moved_aside: Some(aside), ..Self::try_open(path)? })
             }
             opened => opened,
@@ -80,11 +84,17 @@ impl Ledger {
     }
 
     fn try_open(path: &Path) -> Result<Self, LedgerError> {
+        let failed = |source| LedgerError::Open { path: path.into(), source };
+        // SQLite would make the file for everybody to read.
+        let file =
+            OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o640).open(path);
+        let file = identity(&file.and_then(|file| file.metadata()).map_err(failed)?);
         let mut connection = Connection::open(path)?;
         connection.busy_timeout(PATIENCE)?;
         // Readers do not wait for a writer.
         connection.pragma_update(None, "journal_mode", "WAL")?;
         connection.pragma_update(None, "synchronous", "FULL")?;
+        connection.pragma_update(None, "journal_size_limit", JOURNAL)?;
         let state: String = connection.query_row("PRAGMA quick_check(1)", [], |row| row.get(0))?;
         if state != "ok" {
             return Err(rusqlite::Error::SqliteFailure(
@@ -94,15 +104,65 @@ impl Ledger {
             .into());
         }
         schema::prepare(&mut connection, path)?;
-        Ok(Self { connection, moved_aside: None })
+        Ok(Self { connection, path: path.into(), file, moved_aside: None })
     }
 
     /// Where a file that could not be read was put when this one was opened.
     pub fn moved_aside(&self) -> Option<&Path> {
         self.moved_aside.as_deref()
     }
+
+    /// Whether the file is still the one at its path: somebody may have removed it.
+    pub fn is_in_place(&self) -> bool {
+        fs::metadata(&self.path).is_ok_and(|file| identity(&file) == self.file)
+    }
+
+    /// Whether the times in the file are of another boot, or of before the time of day was set.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn is_off(&self, clock: &Clock) -> Result<bool, LedgerError> {
+        clock::is_off(&self.connection, clock)
+    }
 }
 
-fn is_broken(error: &rusqlite::Error) -> bool {
-    matches!(error.sqlite_error_code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+fn identity(file: &fs::Metadata) -> (u64, u64) {
+    (file.dev(), file.ino())
+}
+
+/// Puts a file aside, with its log: who wants to rescue something needs both. Returns where it is now.
+fn move_aside(path: &Path) -> io::Result<PathBuf> {
+    let aside = path.with_extension(format!("broken-{}", now()));
+    fs::rename(path, &aside)?;
+    for companion in ["-wal", "-shm"] {
+        let with = |path: &Path| {
+            let mut name = path.as_os_str().to_owned();
+            name.push(companion);
+            PathBuf::from(name)
+        };
+        match fs::rename(with(path), with(&aside)) {
+            Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),
+            Ok(()) | Err(_) => {}
+        }
+    }
+    Ok(aside)
+}
+
+impl LedgerError {
+    /// Whether the file is no ledger, or one that cannot be read any longer.
+    pub fn is_broken(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::NotADatabase | ErrorCode::DatabaseCorrupt))
+    }
+
+    /// Whether the same file may well be of use again: there is no room, or somebody else writes.
+    pub fn may_pass(&self) -> bool {
+        matches!(self.code(), Some(ErrorCode::DiskFull | ErrorCode::DatabaseBusy | ErrorCode::DatabaseLocked))
+    }
+
+    fn code(&self) -> Option<ErrorCode> {
+        match self {
+            Self::Sqlite(error) => error.sqlite_error_code(),
+            Self::Open { .. } | Self::Newer { .. } | Self::Content(_) => None,
+        }
+    }
 }

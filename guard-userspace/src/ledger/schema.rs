@@ -7,7 +7,8 @@ use rusqlite::Connection;
 use super::LedgerError;
 
 /// Each step brings a file from the version of its index to the next.
-const STEPS: [&str; 1] = ["
+const STEPS: [&str; 2] = [
+    "
     CREATE TABLE blocks (
         net      TEXT NOT NULL,     -- address or prefix
         scope    TEXT NOT NULL,     -- host, services
@@ -30,7 +31,20 @@ const STEPS: [&str; 1] = ["
         details TEXT                -- JSON
     );
     CREATE INDEX events_at ON events (at);
-"];
+",
+    "
+    CREATE TABLE clock (
+        id     INTEGER PRIMARY KEY CHECK (id = 1),
+        boot   TEXT NOT NULL,       -- what the kernel calls the boot
+        offset INTEGER NOT NULL     -- milliseconds from the kernel's clock to the time of day
+    );
+    CREATE TABLE offenders (
+        net     TEXT PRIMARY KEY NOT NULL,
+        strikes INTEGER NOT NULL,   -- automatic blocks
+        until   INTEGER NOT NULL    -- when the last of them ended, or will end
+    ) WITHOUT ROWID;
+",
+];
 
 pub(super) fn prepare(connection: &mut Connection, path: &Path) -> Result<(), LedgerError> {
     let transaction = connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;

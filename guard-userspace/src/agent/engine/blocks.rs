@@ -6,7 +6,7 @@ use serde_json::Value;
 
 use super::Engine;
 use crate::agent::Peer;
-use crate::blocks::{self, Block, Blocked, Origin, Protected, Refusal, RegisterError};
+use crate::blocks::{self, Block, Blocked, Origin, Protected, Refusal, RegisterError, Unblocked};
 use crate::control::{BlockRequest, BlockStatus};
 use crate::ledger::{Action, Event, EventQuery};
 
@@ -24,14 +24,15 @@ impl Engine {
         Ok(kernel.register.block(kernel.datapath.maps_mut(), &blocks)?)
     }
 
-    /// Ends blocks. Returns how many there were.
+    /// Ends blocks.
     ///
     /// # Errors
     /// When the only one was not blocked, or the kernel refuses.
-    pub fn unblock(&self, nets: &[IpNet], peer: &Peer) -> Result<usize, RegisterError> {
+    pub fn unblock(&self, nets: &[IpNet], peer: &Peer) -> Result<Unblocked, RegisterError> {
+        let nets = nets.iter().map(IpNet::trunc).collect::<Vec<_>>();
         let mut kernel = self.kernel();
         let kernel = &mut *kernel;
-        kernel.register.unblock(kernel.datapath.maps_mut(), nets, &peer.to_string())
+        kernel.register.unblock(kernel.datapath.maps_mut(), &nets, &peer.to_string())
     }
 
     /// # Errors
@@ -80,7 +81,7 @@ pub fn blocks_of(request: &BlockRequest, by: &str) -> Vec<Block> {
     let since = blocks::now();
     let until = request.lasts.map(|time| since.saturating_add(time));
     let block = |net: &IpNet| Block {
-        net: *net,
+        net: net.trunc(),
         scope: request.scope,
         origin: Origin::Manual,
         reason: request.reason.clone(),

@@ -38,7 +38,7 @@ impl Engine {
         }
         let parts = &mut *kernel;
         if let Err(error) = parts.register.sweep(parts.datapath.maps_mut()) {
-            problems.push(format!("blocks that ended are not removed: {error}"));
+            problems.push(format!("blocks are not as the ledger has them: {error}"));
         }
         let keep = self.policies().kept_interfaces();
         kernel.attach_also(&policy, &keep);

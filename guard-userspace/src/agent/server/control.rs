@@ -110,7 +110,7 @@ async fn unblock(
     Json(request): Json<UnblockRequest>,
 ) -> Response {
     match blocking(move || Ok(engine.unblock(&request.nets, &peer))).await {
-        Ok(Ok(unblocked)) => Json(json!({ "unblocked": unblocked })).into_response(),
+        Ok(Ok(unblocked)) => Json(unblocked).into_response(),
         Ok(Err(error @ RegisterError::NotBlocked { .. })) => not_found(&error.to_string()),
         Ok(Err(error)) => refuse(&error.into()),
         Err(failure) => refuse(&failure),

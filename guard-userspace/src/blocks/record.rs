@@ -1,0 +1,182 @@
+//! The ledger as the register uses it: what it does not take is kept, and written as soon as it can be.
+
+use std::collections::HashMap;
+use std::path::PathBuf;
+
+use ipnet::IpNet;
+use tracing::{info, warn};
+
+use super::{Block, Clock};
+use crate::autoblock::Offender;
+use crate::ledger::{Change, Event, EventQuery, Ledger, LedgerError};
+
+#[derive(Debug)]
+pub(super) struct Record {
+    path: PathBuf,
+    /// None while it cannot be opened; each use tries again.
+    ledger: Option<Ledger>,
+    /// What the ledger has not taken yet.
+    missed: Option<Change>,
+    /// Whether what was in the ledger is in the kernel, and the other way round: not so of a file that is new or was not to be read.
+    pub(super) is_reconciled: bool,
+}
+
+impl Record {
+    pub(super) fn new(path: PathBuf) -> Self {
+        Self { path, ledger: None, missed: None, is_reconciled: false }
+    }
+
+    /// Writes a change, and before it what was missed.
+    ///
+    /// # Errors
+    /// With why not; it is kept.
+    pub(super) fn write(&mut self, change: Change) -> Result<(), LedgerError> {
+        let behind = self.missed.is_some();
+        let change = match self.missed.take() {
+            None => change,
+            Some(mut missed) => {
+                let lost = missed.then(change);
+                if lost > 0 {
+                    warn!("{lost} events are lost: the ledger has not been written for too long");
+                }
+                missed
+            }
+        };
+        let written = self.with(|ledger| ledger.write(&change));
+        match &written {
+            Ok(()) if behind => info!("the ledger is written again, with what was missed"),
+            Ok(()) => {}
+            Err(error) => {
+                if !behind {
+                    warn!("the ledger is not written: {error}; what it misses is kept until it is");
+                }
+                self.missed = Some(change);
+            }
+        }
+        written
+    }
+
+    /// Writes what was missed, and brings the ledger to the clock. Opens a file anew that somebody has put in the place of ours.
+    ///
+    /// # Errors
+    /// With why not.
+    pub(super) fn catch_up(&mut self, clock: &Clock) -> Result<(), LedgerError> {
+        if self.ledger.as_ref().is_some_and(|ledger| !ledger.is_in_place()) {
+            warn!("the ledger {} is gone, and is made anew", self.path.display());
+            self.ledger = None;
+            self.is_reconciled = false;
+        }
+        let is_off = self.with(|ledger| ledger.is_off(clock))?;
+        if is_off || self.missed.is_some() { self.write(Change::new(clock.clone())) } else { Ok(()) }
+    }
+
+    /// All blocks, those that have ended included until they are removed; by `clock`.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn blocks(&mut self, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
+        let blocks = self.with(|ledger| ledger.blocks(clock))?;
+        Ok(self.with_missed(blocks, clock))
+    }
+
+    /// The blocks that wait to be written; by `clock`.
+    pub(super) fn missed_blocks(&self, clock: &Clock) -> Vec<Block> {
+        self.with_missed(Vec::new(), clock)
+    }
+
+    /// The blocks that have ended by a time of the kernel's clock.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn ended(&mut self, clock: &Clock, kernel_now: u64) -> Result<Vec<Block>, LedgerError> {
+        let mut ended = self.with(|ledger| ledger.ended(clock, kernel_now))?;
+        if let Some(missed) = &self.missed {
+            let known_ended = |block: &Block| {
+                let by_now = missed
+                    .ended_by
+                    .is_some_and(|by| block.until.is_some_and(|until| clock.to_kernel(until) <= by));
+                by_now || missed.removed.contains(&block.net)
+            };
+            ended.retain(|block| !known_ended(block) && !missed.put.contains_key(&(block.net, block.scope)));
+            let waiting = self.missed_blocks(clock);
+            ended.extend(
+                waiting
+                    .into_iter()
+                    .filter(|block| block.until.is_some_and(|until| clock.to_kernel(until) <= kernel_now)),
+            );
+        }
+        Ok(ended)
+    }
+
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn offenders(&mut self, clock: &Clock) -> Result<HashMap<IpNet, Offender>, LedgerError> {
+        self.with(|ledger| ledger.offenders(clock))
+    }
+
+    /// The events that are asked for, the newest last.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn events(&mut self, query: &EventQuery) -> Result<Vec<Event>, LedgerError> {
+        let mut events = self.with(|ledger| ledger.events(query))?;
+        let missed = self.missed.iter().flat_map(|missed| &missed.events);
+        events
+            .extend(missed.filter(|event| query.source.is_none_or(|source| event.concerns(source))).cloned());
+        events.drain(..events.len() - query.last.unwrap_or(usize::MAX).min(events.len()));
+        Ok(events)
+    }
+
+    /// Why the ledger is behind, as far as one knows without trying.
+    pub(super) const fn is_behind(&self) -> bool {
+        self.missed.is_some()
+    }
+
+    fn with_missed(&self, blocks: Vec<Block>, clock: &Clock) -> Vec<Block> {
+        let Some(missed) = &self.missed else { return blocks };
+        let mut missed = missed.clone();
+        missed.then(Change::new(clock.clone()));
+        let stays = |block: &Block| !missed.removed.contains(&block.net);
+        let mut all: HashMap<_, Block> =
+            blocks.into_iter().filter(stays).map(|block| ((block.net, block.scope), block)).collect();
+        for (key, block) in missed.found.into_iter().chain(missed.put) {
+            let known = all.entry(key).or_insert_with(|| block.clone());
+            if known.ends_no_later_than(&block) {
+                *known = block;
+            }
+        }
+        let mut all: Vec<Block> = all.into_values().collect();
+        all.sort_by_key(|block| (block.since, block.net));
+        all
+    }
+
+    /// Does something with the ledger, opened if it was not. One that proves to be broken is put aside, and it is done with a new one.
+    fn with<T>(&mut self, work: impl Fn(&mut Ledger) -> Result<T, LedgerError>) -> Result<T, LedgerError> {
+        let done = self.ledger().and_then(&work);
+        let Err(error) = done else { return done };
+        if !error.may_pass() {
+            // To be opened again: it may have been mended, or be another.
+            self.ledger = None;
+        }
+        if error.is_broken() { self.ledger().and_then(work) } else { Err(error) }
+    }
+
+    fn ledger(&mut self) -> Result<&mut Ledger, LedgerError> {
+        let ledger = match self.ledger.take() {
+            Some(ledger) => ledger,
+            None => {
+                let ledger = Ledger::open(&self.path)?;
+                if let Some(aside) = ledger.moved_aside() {
+                    warn!(
+                        "the ledger {} could not be read and is now {}; the kernel keeps its blocks",
+                        self.path.display(),
+                        aside.display()
+                    );
+                    self.is_reconciled = false;
+                }
+                ledger
+            }
+        };
+        Ok(self.ledger.insert(ledger))
+    }
+}

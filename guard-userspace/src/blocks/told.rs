@@ -1,0 +1,265 @@
+//! What the kernel was told: its tables are the truth for packets, and every change to them is made here.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+
+use guard_common::abi;
+use ipnet::IpNet;
+use tracing::warn;
+
+use super::nested::{Ends, Nested};
+use crate::datapath::{Error, Maps, monotonic_now};
+
+/// Addresses are looked up in the kernel; only prefixes, which depend on each other, are held in memory.
+#[derive(Debug, Default)]
+pub(super) struct Told {
+    nested: Nested,
+    /// Blocked addresses, and those of them with the scope `host`.
+    addresses: usize,
+    host_addresses: usize,
+}
+
+/// Reading the whole table costs about as much as so many look-ups for each of its entries.
+const LOOK_UPS_AN_ENTRY: usize = 8;
+/// ... and more than this, since the table has room for a million and all of it is walked through.
+const MANY: usize = 4096;
+
+type Entries = HashMap<IpNet, abi::Block>;
+
+/// An entry to be written; none: to be removed.
+type Changes = BTreeMap<IpNet, Option<Ends>>;
+
+impl Told {
+    /// Begins with what is in the kernel, with all of these blocks beside it. Returns those of the kernel that last longer than the blocks
+    /// say.
+    pub(super) fn begin(
+        maps: &mut Maps,
+        wanted: &BTreeMap<IpNet, Ends>,
+    ) -> Result<(Self, Vec<(IpNet, Ends)>), Error> {
+        let at = monotonic_now();
+        let present: Entries = maps.blocks()?.into_iter().collect();
+        let mut told = Self::default();
+        told.nested.set(&wanted.iter().filter(|(net, _)| !is_address(net)).map(owned).collect());
+        let mut found: Vec<(IpNet, Ends)> = Vec::new();
+        for (net, entry) in present.iter().filter(|(_, entry)| is_live(entry, at)) {
+            let said = if is_address(net) {
+                wanted.get(net).copied().unwrap_or_default()
+            } else {
+                told.nested.merged(net)
+            };
+            if of_entry(entry).is_longer_than(said, at) {
+                found.push((*net, of_entry(entry)));
+            }
+        }
+        let mut all = wanted.clone();
+        for (net, ends) in &found {
+            let known = all.entry(*net).or_default();
+            *known = known.max(*ends);
+        }
+        let prefixes: BTreeMap<IpNet, Ends> =
+            all.iter().filter(|(net, _)| !is_address(net)).map(owned).collect();
+        let mut changes = told.nested.set(&prefixes);
+        changes.extend(all.iter().filter(|(net, _)| is_address(net)).map(|(net, ends)| (*net, Some(*ends))));
+        told.count(&changes);
+        changes.extend(present.keys().filter(|net| !all.contains_key(*net)).map(|net| (*net, None)));
+        // Most are there already, and as they should be.
+        changes.retain(|net, ends| {
+            let there = present.get(net).map(of_entry);
+            ends.is_none_or(|ends| there.is_none_or(|there| there.is_other_than(ends)))
+        });
+        write(maps, changes, &present)?;
+        told.tell_host(maps)?;
+        Ok((told, found))
+    }
+
+    fn count(&mut self, changes: &Changes) {
+        let addresses = || changes.iter().filter(|(net, ends)| is_address(net) && ends.is_some());
+        self.addresses = addresses().count();
+        self.host_addresses = addresses().filter(|(_, ends)| ends.is_some_and(|ends| ends.host != 0)).count();
+    }
+
+    /// Blocks, all or nothing; what is blocked already stays so for the longer of the two times. Returns how many were not.
+    pub(super) fn block(&mut self, maps: &mut Maps, wanted: &BTreeMap<IpNet, Ends>) -> Result<usize, Error> {
+        let at = monotonic_now();
+        let present = self.present(maps, wanted.keys())?;
+        let mut added = 0;
+        let (mut addresses, mut prefixes) = (Changes::new(), BTreeMap::new());
+        for (net, ends) in wanted {
+            let known = self.known(net, &present);
+            added += usize::from(known.services <= at);
+            if is_address(net) {
+                addresses.insert(*net, Some(ends.max(known)));
+            } else {
+                prefixes.insert(*net, ends.max(known));
+            }
+        }
+        self.change(maps, addresses, &prefixes, &present)?;
+        Ok(added)
+    }
+
+    /// Ends blocks, all or nothing. Returns which were blocked until now.
+    pub(super) fn end<'a>(
+        &mut self,
+        maps: &mut Maps,
+        nets: impl IntoIterator<Item = &'a IpNet>,
+    ) -> Result<HashSet<IpNet>, Error> {
+        let at = monotonic_now();
+        let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
+        let present = self.present(maps, nets.iter())?;
+        let live = nets.iter().filter(|net| self.known(net, &present).services > at);
+        let live = live.copied().collect();
+        self.remove(maps, nets, &present)?;
+        Ok(live)
+    }
+
+    /// Takes those of these networks out of the kernel whose blocks have ended. Returns which.
+    pub(super) fn sweep<'a>(
+        &mut self,
+        maps: &mut Maps,
+        nets: impl IntoIterator<Item = &'a IpNet>,
+    ) -> Result<HashSet<IpNet>, Error> {
+        let at = monotonic_now();
+        let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
+        let present = self.present(maps, nets.iter())?;
+        let past: HashSet<IpNet> =
+            nets.into_iter().filter(|net| self.known(net, &present).services <= at).collect();
+        self.remove(maps, past.clone(), &present)?;
+        Ok(past)
+    }
+
+    /// Until when a network is blocked by itself or by prefixes around it.
+    pub(super) fn ends(&self, maps: &Maps, net: &IpNet) -> Result<Ends, Error> {
+        let own = if is_address(net) { maps.block(net)?.as_ref().map(of_entry) } else { None };
+        Ok(self.nested.merged(net).max(own.unwrap_or_default()))
+    }
+
+    /// The longest blocked prefix around a network, itself not counted.
+    pub(super) fn around(&self, net: &IpNet) -> Option<IpNet> {
+        self.nested.around(net)
+    }
+
+    /// Blocked addresses and prefixes.
+    pub(super) fn counts(&self) -> (usize, usize) {
+        (self.addresses, self.nested.len())
+    }
+
+    fn remove(&mut self, maps: &mut Maps, nets: HashSet<IpNet>, present: &Entries) -> Result<(), Error> {
+        let (addresses, prefixes): (HashSet<_>, HashSet<_>) = nets.into_iter().partition(is_address);
+        let there = addresses.into_iter().filter(|net| present.contains_key(net));
+        let addresses = there.map(|net| (net, None)).collect();
+        let prefixes = prefixes.into_iter().map(|net| (net, Ends::default())).collect();
+        self.change(maps, addresses, &prefixes, present)
+    }
+
+    /// Changes addresses and prefixes, all or nothing.
+    fn change(
+        &mut self,
+        maps: &mut Maps,
+        addresses: Changes,
+        prefixes: &BTreeMap<IpNet, Ends>,
+        present: &Entries,
+    ) -> Result<(), Error> {
+        let before = prefixes.keys().map(|net| (*net, self.nested.get(net))).collect();
+        let (mut count, mut host) = (self.addresses, self.host_addresses);
+        for (net, ends) in &addresses {
+            let known = present.get(net);
+            count = count + usize::from(ends.is_some()) - usize::from(known.is_some());
+            host = host + usize::from(ends.is_some_and(|ends| ends.host != 0))
+                - usize::from(known.is_some_and(|known| known.host_until != 0));
+        }
+        let mut changes = addresses;
+        changes.extend(self.nested.set(prefixes));
+        if let Err(error) = write(maps, changes, present) {
+            self.nested.set(&before);
+            return Err(error);
+        }
+        (self.addresses, self.host_addresses) = (count, host);
+        self.tell_host(maps)
+    }
+
+    /// What is said of a network itself.
+    fn known(&self, net: &IpNet, present: &Entries) -> Ends {
+        if is_address(net) {
+            present.get(net).map(of_entry).unwrap_or_default()
+        } else {
+            self.nested.get(net)
+        }
+    }
+
+    /// Those of the addresses that have an entry; if there is any other network, all prefixes too, since one changes others.
+    fn present<'a>(
+        &self,
+        maps: &Maps,
+        nets: impl Iterator<Item = &'a IpNet> + Clone,
+    ) -> Result<Entries, Error> {
+        let addresses = nets.clone().filter(|net| is_address(net));
+        let mut present = Entries::new();
+        if addresses.clone().count() > MANY.max(self.addresses / LOOK_UPS_AN_ENTRY) {
+            let wanted: HashSet<&IpNet> = addresses.collect();
+            present.extend(maps.block_addresses()?.into_iter().filter(|(net, _)| wanted.contains(net)));
+        } else {
+            for net in addresses {
+                present.extend(maps.block(net)?.map(|entry| (*net, entry)));
+            }
+        }
+        if nets.into_iter().any(|net| !is_address(net)) {
+            present.extend(maps.block_prefixes()?);
+        }
+        Ok(present)
+    }
+
+    /// Tells the kernel whether any block concerns the whole host: while none does, other ports are not looked up.
+    fn tell_host(&self, maps: &mut Maps) -> Result<(), Error> {
+        let prefixes = self.nested.iter().filter(|(_, ends)| ends.host != 0).count();
+        maps.set_host_blocks((self.host_addresses + prefixes) as u64)
+    }
+}
+
+/// Writes and removes entries; `present` holds those that were there of them. If the kernel refuses one, all are as they were.
+fn write(maps: &mut Maps, changes: Changes, present: &Entries) -> Result<(), Error> {
+    let mut entries = Vec::new();
+    let mut gone = Vec::new();
+    for (net, ends) in &changes {
+        match ends {
+            Some(ends) => {
+                entries.push((*net, entry(*ends, present.get(net).map_or(0, |known| known.dropped))))
+            }
+            None => gone.push(*net),
+        }
+    }
+    let written = maps.write_blocks(&entries).and_then(|()| maps.remove_blocks(&gone));
+    if written.is_err() {
+        put_back(maps, changes.keys(), present);
+    }
+    written
+}
+
+/// As it was before a write that the kernel broke off.
+fn put_back<'a>(maps: &mut Maps, nets: impl Iterator<Item = &'a IpNet>, present: &Entries) {
+    let (known, unknown): (Vec<_>, Vec<_>) = nets.partition(|net| present.contains_key(*net));
+    let unknown: Vec<IpNet> = unknown.into_iter().copied().collect();
+    let known: Vec<_> =
+        known.into_iter().filter_map(|net| present.get(net).map(|entry| (*net, *entry))).collect();
+    if let Err(error) = maps.remove_blocks(&unknown).and_then(|()| maps.write_blocks(&known)) {
+        warn!("the blocks in the kernel are not all as they were: {error}");
+    }
+}
+
+fn owned((net, ends): (&IpNet, &Ends)) -> (IpNet, Ends) {
+    (*net, *ends)
+}
+
+pub(super) fn is_address(net: &IpNet) -> bool {
+    net.prefix_len() == net.max_prefix_len()
+}
+
+const fn is_live(entry: &abi::Block, at: u64) -> bool {
+    entry.services_until > at
+}
+
+const fn entry(ends: Ends, dropped: u64) -> abi::Block {
+    abi::Block { host_until: ends.host, services_until: ends.services, dropped }
+}
+
+const fn of_entry(entry: &abi::Block) -> Ends {
+    Ends { host: entry.host_until, services: entry.services_until }
+}
