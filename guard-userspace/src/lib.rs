@@ -17,6 +17,7 @@
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
 //! | [`autoblock`] | whether a source is blocked automatically, and for how long |
+//! | [`sockets`] | the TCP connections of clients in every network namespace, and their end |
 //! | [`blocks`] | blocks, in the kernel and in the ledger |
 //! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
@@ -40,3 +41,4 @@ pub mod memory;
 pub mod network;
 pub mod plan;
 pub mod simulate;
+pub mod sockets;

@@ -301,6 +301,7 @@ fn an_idle_agent_costs_next_to_nothing() -> Result<()> {
         reason: None,
         caller: None,
         force: false,
+        kill: false,
     };
     let blocked: Blocked = guard.client().post(path::BLOCK, &request)?;
     ensure!(blocked.added == 10_000, "{blocked:?}");

@@ -254,7 +254,7 @@ fn a_list_for_which_the_kernel_has_no_room_changes_nothing() -> Result<()> {
         };
         let nets = (0..2000).map(net).collect::<Result<_, _>>()?;
         let request =
-            BlockRequest { nets, scope: Scope::Host, lasts: None, reason: None, caller: None, force: false };
+            BlockRequest { nets, scope: Scope::Host, lasts: None, reason: None, caller: None, force: false, kill: false };
         let refused =
             guard.client().post::<Value>(path::BLOCK, &request).err().context("it was taken")?.to_string();
         ensure!(refused.contains("1024") && refused.contains("[capacity]"), "{refused}");
@@ -318,6 +318,7 @@ fn a_block_is_in_force_in_milliseconds() -> Result<()> {
         reason: None,
         caller: None,
         force: false,
+        kill: false,
     };
     let start = Instant::now();
     guard.client().post::<Value>(path::BLOCK, &request)?;

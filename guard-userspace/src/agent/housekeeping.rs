@@ -16,6 +16,8 @@ use crate::network::Changes;
 const LOOK: Duration = Duration::from_secs(1);
 /// How many looks from one check of all maps, pins and interfaces to the next.
 const LOOKS_A_CHECK: u64 = 5;
+/// How many looks from one comparison of the connections to the next: sockets are listed in some milliseconds.
+const LOOKS_A_COMPARISON: u64 = 10;
 
 /// Changes of the network come in bursts: what comes within this time is looked at once.
 const BURST: Duration = Duration::from_millis(20);
@@ -36,9 +38,11 @@ pub(super) async fn keep_house(
             heard = network.next() => Why::Network(heard),
             () = ended(&mut stopped) => return,
         };
+        let mut compare = false;
         let (changed, check) = match why {
             Why::Time => {
                 number += 1;
+                compare = number % LOOKS_A_COMPARISON == 0;
                 (policy.as_mut().is_some_and(WatchedFile::has_changed), number % LOOKS_A_CHECK == 1)
             }
             Why::Network(heard) => {
@@ -61,6 +65,9 @@ pub(super) async fn keep_house(
                 engine.look_after();
             } else if let Err(error) = engine.notice_return() {
                 warn!("the maps cannot be read: {error:#}");
+            }
+            if compare && let Err(error) = engine.reconcile().and_then(|()| engine.look_for_offenders()) {
+                warn!("the connections cannot be compared with their sockets: {error:#}");
             }
             engine.beat();
         };

@@ -14,6 +14,7 @@ mod housekeeping;
 mod lock;
 mod metrics;
 mod privileges;
+mod rings;
 mod server;
 mod status;
 mod watched_file;
@@ -31,7 +32,7 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::config::{LogLevel, Origin, Source};
-use crate::datapath::host;
+use crate::datapath::{Rings, host};
 use crate::datapath::pins::Pins;
 use crate::network::{self, Changes};
 use watched_file::WatchedFile;
@@ -107,8 +108,11 @@ async fn serve(
     let changes = Changes::listen().context("cannot listen to changes of the network")?;
 
     let (stop, mut stopped) = watch::channel(false);
+    let pins = settings.pins.clone();
     let engine = Arc::new(Engine::start(settings, source, stop)?);
+    let rings = Rings::open(&pins).context("what the kernel tells cannot be read")?;
     let tasks = [
+        tokio::spawn(rings::read(rings, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),

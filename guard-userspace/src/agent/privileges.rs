@@ -5,16 +5,22 @@
 //! | `CAP_BPF` | maps, and loading the program for an interface that comes later |
 //! | `CAP_PERFMON` | the verifier lets the program compare and move packet pointers |
 //! | `CAP_NET_ADMIN` | attaching XDP, and closing the sockets of a blocked source |
-//! | `CAP_SYS_ADMIN` | mounting a BPF file system where there is none, and reading the live rules for `guard explain` |
+//! | `CAP_SYS_ADMIN` | mounting a BPF file system where there is none, reading the live rules for `guard explain`, and entering the network namespaces of containers |
+//! | `CAP_SYS_PTRACE` | seeing which network namespaces processes are in |
 //!
-//! The first three are needed, the last is kept where it is given.
+//! The first three are needed, the others are kept where they are given.
 
 use anyhow::{Context, Result};
 use caps::{CapSet, Capability, CapsHashSet};
 use tracing::debug;
 
-const KEPT: [Capability; 4] =
-    [Capability::CAP_BPF, Capability::CAP_PERFMON, Capability::CAP_NET_ADMIN, Capability::CAP_SYS_ADMIN];
+const KEPT: [Capability; 5] = [
+    Capability::CAP_BPF,
+    Capability::CAP_PERFMON,
+    Capability::CAP_NET_ADMIN,
+    Capability::CAP_SYS_ADMIN,
+    Capability::CAP_SYS_PTRACE,
+];
 
 /// Drops all capabilities of this thread but those above, for good. Threads that are made later have no more than it.
 pub(super) fn drop_others() -> Result<()> {

@@ -1,5 +1,6 @@
 //! Reading what the program tells, as it comes.
 
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -46,10 +47,10 @@ where
     Ring<T>: Iterator<Item = T>,
 {
     // SAFETY: the ring owns its descriptor, so it stays open, and itself, for as long as it is registered.
-    let mut ring = unsafe { AsyncFd::register(ring) }.context("cannot wait for the ring")?;
+    let mut ring = unsafe { AsyncFd::register(ring) }.map_err(io::Error::from).context("cannot wait for it")?;
     loop {
         let mut ready = tokio::select! {
-            ready = ring.readable_mut() => ready.context("cannot wait for the ring")?,
+            ready = ring.readable_mut() => ready.context("cannot wait for it")?,
             _ = stopped.wait_for(|stopped| *stopped) => return Ok(()),
         };
         let batch: Vec<T> = ready.get_inner_mut().take(BATCH).collect();

@@ -12,8 +12,9 @@ use super::output::{print, print_json};
 use crate::agent;
 use crate::blocks::{Blocked, Register, Scope, list};
 use crate::config::parse_prefix;
-use crate::control::{BlockRequest, ClientError, path};
+use crate::control::{BlockAnswer, BlockRequest, ClientError, path};
 use crate::datapath::Maps;
+use crate::sockets::Sockets;
 
 /// Block an address or a prefix, now
 #[derive(Args, Debug)]
@@ -24,6 +25,7 @@ a running agent, too.
 
 Examples:
   guard block 10.66.1.2                                   all of its traffic, until `guard unblock`
+  guard block 10.66.1.2 --kill                            ... and what is open ends now: the GPU is free
   guard block 10.66.1.2 --for 1h --scope services --reason \"scans us\"
   guard block fd00:66::/48 --for 7d
   curl -s https://feed.example/list | guard block - --for 1d")]
@@ -40,6 +42,9 @@ pub(super) struct Block {
     /// Why, for those who find it later
     #[arg(long, value_name = "TEXT")]
     reason: Option<String>,
+    /// Also close its connections: the server stops to work for it
+    #[arg(long)]
+    kill: bool,
     /// Block whom guard would refuse to
     #[arg(long)]
     force: bool,
@@ -68,35 +73,44 @@ impl Block {
             reason: self.reason,
             caller: login_address(),
             force: self.force,
+            kill: self.kill,
         };
-        let blocked = match global.client().post::<Blocked>(path::BLOCK, &request) {
-            Ok(blocked) => blocked,
+        let answer = match global.client().post::<BlockAnswer>(path::BLOCK, &request) {
+            Ok(answer) => answer,
             Err(ClientError::NoAgent(_)) => without_agent(global, &request)?,
             Err(error) => return Err(error.into()),
         };
-        if let Some(error) = &blocked.not_recorded {
+        if let Some(error) = &answer.blocked.not_recorded {
             eprintln!("guard: the block holds, but is lost at the next boot: {error}");
         }
         if global.json {
-            print_json(&blocked)?;
+            print_json(&answer)?;
         } else {
-            print(&said(&request, &blocked))?;
+            print(&said(&request, &answer))?;
+        }
+        if let Some(error) = &answer.not_killed {
+            bail!("the block holds, but the connections go on: {error}");
         }
         Ok(ExitCode::SUCCESS)
     }
 }
 
-fn said(request: &BlockRequest, blocked: &Blocked) -> String {
+fn said(request: &BlockRequest, answer: &BlockAnswer) -> String {
     let time = request.lasts.map_or_else(
         || "until it is unblocked".to_owned(),
         |time| format!("for {}", humantime::format_duration(Duration::from_millis(time))),
     );
-    match (request.nets.as_slice(), blocked) {
+    let blocked = match (request.nets.as_slice(), &answer.blocked) {
         ([net], Blocked { added: 1, .. }) => format!("{net} is blocked {time}\n"),
         ([net], _) => format!("{net} was blocked already; the longer of the two times holds\n"),
         (_, Blocked { added, already, .. }) => {
             format!("{added} are blocked {time}, {already} were already\n")
         }
+    };
+    match answer.killed {
+        Some(1) => format!("{blocked}1 connection was closed\n"),
+        Some(killed) => format!("{blocked}{killed} connections were closed\n"),
+        None => blocked,
     }
 }
 
@@ -124,10 +138,26 @@ pub(super) fn myself() -> String {
     format!("{user} (uid {uid}, process {})", std::process::id())
 }
 
-fn without_agent(global: &Global, request: &BlockRequest) -> Result<Blocked> {
+fn without_agent(global: &Global, request: &BlockRequest) -> Result<BlockAnswer> {
     let mut maps = Maps::open(&global.pins())?;
     // What the policy trusts, only the agent knows; the program lets it through to guarded ports all the same.
     agent::check_blocks(request, Vec::new())?;
     let mut register = Register::open(global.state.clone(), &mut maps)?;
-    Ok(register.block(&mut maps, &agent::blocks_of(request, &myself()))?)
+    let blocked = register.block(&mut maps, &agent::blocks_of(request, &myself()))?;
+    let killed = request.kill.then(|| kill(&maps, request)).transpose();
+    let (killed, not_killed) =
+        killed.map_or_else(|why| (None, Some(format!("{why:#}"))), |killed| (killed, None));
+    Ok(BlockAnswer { blocked, killed, not_killed })
+}
+
+fn kill(maps: &Maps, request: &BlockRequest) -> Result<usize> {
+    let ports = match request.scope {
+        Scope::Host => None,
+        Scope::Services => Some(maps.guarded_tcp_ports()?),
+    };
+    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref())?;
+    match killed.failed.first() {
+        Some(first) => bail!("{}: {}", first.connection.client, first.reason),
+        None => Ok(killed.sockets),
+    }
 }

@@ -6,6 +6,7 @@ mod blocks;
 mod caller;
 mod check;
 mod confirm;
+mod connections;
 mod detach;
 mod events;
 mod explain;
@@ -108,6 +109,7 @@ enum Command {
     Block(block::Block),
     Unblock(unblock::Unblock),
     Blocks(blocks::ListBlocks),
+    Connections(connections::ListConnections),
     Events(events::Events),
     Explain(explain::Explain),
     Simulate(simulate::Simulate),
@@ -135,6 +137,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Block(command) => command.execute(&global),
         Command::Unblock(command) => command.execute(&global),
         Command::Blocks(command) => command.execute(&global),
+        Command::Connections(command) => command.execute(&global),
         Command::Events(command) => command.execute(&global),
         Command::Explain(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),

@@ -6,13 +6,15 @@
 
 mod reconcile;
 
+use std::cmp::Reverse;
 use std::collections::BTreeMap;
 
-use guard_common::abi::ServiceId;
+use guard_common::abi::{ServiceId, SourceKey};
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::{Error, Maps};
+use crate::sockets::{Listing, State};
 
 pub use reconcile::{Reconciler, Repair, Seen};
 
@@ -28,32 +30,30 @@ pub struct SourceConnections {
     pub half_open: u64,
 }
 
-/// What each source has open by the kernel's count, the one with most first.
+/// What each source has open, the one with most first: established by the kernel's count, half-open by the sockets.
 ///
 /// # Errors
 /// When the maps cannot be read.
-pub fn by_source(maps: &Maps) -> Result<Vec<SourceConnections>, Error> {
+pub fn by_source(maps: &Maps, sockets: &Listing) -> Result<Vec<SourceConnections>, Error> {
+    let mut counts: BTreeMap<SourceKey, (u64, u64)> = BTreeMap::new();
+    for (source, established) in maps.connections()?.into_iter().filter(|(_, established)| *established != 0) {
+        counts.entry(source).or_default().0 = established;
+    }
+    let half_open = sockets.connections.iter().filter(|connection| connection.state == State::HalfOpen);
+    for connection in half_open {
+        if let Some(source) = maps.source_of(connection.client.ip(), connection.service_port) {
+            counts.entry(source).or_default().1 += 1;
+        }
+    }
     let names: BTreeMap<ServiceId, String> =
         maps.service_names()?.into_iter().map(|(name, id)| (id, name)).collect();
-    let mut connections = Vec::new();
-    for (source, established) in maps.connections()? {
-        if established == 0 {
-            continue;
-        }
-        let service = names.get(&source.service()).cloned().unwrap_or_default();
-        let source = maps.source_net(&source);
-        connections.push(SourceConnections { source, service, established, half_open: 0 });
-    }
-    sort(&mut connections);
+    let of_source = |(source, (established, half_open)): (SourceKey, (u64, u64))| SourceConnections {
+        source: maps.source_net(&source),
+        service: names.get(&source.service()).cloned().unwrap_or_default(),
+        established,
+        half_open,
+    };
+    let mut connections: Vec<_> = counts.into_iter().map(of_source).collect();
+    connections.sort_by_key(|of| Reverse(of.established + of.half_open));
     Ok(connections)
-}
-
-/// The one with most first.
-pub fn sort(connections: &mut [SourceConnections]) {
-    connections.sort_by(|one, other| {
-        let total = |of: &SourceConnections| of.established + of.half_open;
-        total(other).cmp(&total(one)).then_with(|| {
-            (one.source, &one.service).cmp(&(other.source, &other.service))
-        })
-    });
 }

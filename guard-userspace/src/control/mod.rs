@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::blocks::{Block, Scope};
+use crate::blocks::{Block, Blocked, Scope};
 
 pub use client::{Client, ClientError};
 
@@ -34,6 +34,22 @@ pub struct BlockRequest {
     pub caller: Option<IpAddr>,
     /// Blocks whom guard would refuse to.
     pub force: bool,
+    /// Closes their connections, too.
+    #[serde(default)]
+    pub kill: bool,
+}
+
+/// What became of blocks that were asked for.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockAnswer {
+    #[serde(flatten)]
+    pub blocked: Blocked,
+    /// How many connections were closed; none if that was not asked for, or failed.
+    #[serde(default)]
+    pub killed: Option<usize>,
+    /// Why the connections go on, if they do.
+    #[serde(default)]
+    pub not_killed: Option<String>,
 }
 
 /// Addresses and prefixes whose blocks end.
@@ -64,6 +80,7 @@ pub mod path {
     pub const BLOCK: &str = "/v1/block";
     pub const UNBLOCK: &str = "/v1/unblock";
     pub const BLOCKS: &str = "/v1/blocks";
+    pub const CONNECTIONS: &str = "/v1/connections";
     pub const EVENTS: &str = "/v1/events";
     pub const RELOAD: &str = "/v1/reload";
     pub const APPLY: &str = "/v1/apply";

@@ -4,7 +4,7 @@
 //! runs a packet that began before, so afterwards nobody reads the arrays of that slot and they can be written over. One
 //! store of the epoch then makes the slot live: no packet sees half a policy.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
 use std::os::fd::AsFd;
 use std::time::Duration;
@@ -118,6 +118,22 @@ impl Maps {
             }
         }
         Ok(known)
+    }
+
+    /// The TCP ports that the live policy guards.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn guarded_tcp_ports(&self) -> Result<BTreeSet<u16>, Error> {
+        let slot = self.live()?.slot;
+        let words = self.array::<PortWord>("PORTS")?;
+        let mut ports = BTreeSet::new();
+        for first in (0..=u16::MAX).step_by(8) {
+            let (index, _) = port_word(slot, Protocol::Tcp, first);
+            let word = words.get(&index, 0)?;
+            ports.extend((first..).zip(word).filter(|(_, id)| *id != 0).map(|(port, _)| port));
+        }
+        Ok(ports)
     }
 
     /// The lowest guarded port of each service of the live policy.

@@ -32,6 +32,8 @@ pub enum Action {
     Detach,
     /// The program was put back on an interface that somebody took it off.
     Attach,
+    /// Connections that were closed.
+    Kill,
 }
 
 /// Something that was done or refused.
@@ -57,7 +59,7 @@ pub struct EventQuery {
 }
 
 impl Action {
-    const ALL: [Self; 10] = [
+    const ALL: [Self; 11] = [
         Self::Block,
         Self::Unblock,
         Self::Expire,
@@ -68,6 +70,7 @@ impl Action {
         Self::Confirm,
         Self::Detach,
         Self::Attach,
+        Self::Kill,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -82,6 +85,7 @@ impl Action {
             Self::Confirm => "confirm",
             Self::Detach => "detach",
             Self::Attach => "attach",
+            Self::Kill => "kill",
         }
     }
 }

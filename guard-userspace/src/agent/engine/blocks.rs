@@ -6,8 +6,8 @@ use serde_json::Value;
 
 use super::Engine;
 use crate::agent::Peer;
-use crate::blocks::{self, Block, Blocked, Origin, Protected, Refusal, RegisterError, Unblocked};
-use crate::control::{BlockRequest, BlockStatus};
+use crate::blocks::{self, Block, Origin, Protected, Refusal, RegisterError, Unblocked};
+use crate::control::{BlockAnswer, BlockRequest, BlockStatus};
 use crate::ledger::{Action, Event, EventQuery};
 
 impl Engine {
@@ -15,13 +15,18 @@ impl Engine {
     ///
     /// # Errors
     /// When somebody would be hit who must not be, or the kernel has no room.
-    pub fn block(&self, request: &BlockRequest, peer: &Peer) -> Result<Blocked> {
+    pub fn block(&self, request: &BlockRequest, peer: &Peer) -> Result<BlockAnswer> {
         let trusted: Vec<IpNet> = self.policies().live().trusted.iter().map(|prefix| prefix.net).collect();
         check(request, trusted)?;
-        let blocks = blocks_of(request, &peer.to_string());
+        let by = peer.to_string();
+        let blocks = blocks_of(request, &by);
         let mut kernel = self.kernel();
-        let kernel = &mut *kernel;
-        Ok(kernel.register.block(kernel.datapath.maps_mut(), &blocks)?)
+        let parts = &mut *kernel;
+        let blocked = parts.register.block(parts.datapath.maps_mut(), &blocks)?;
+        drop(kernel);
+        let killed = request.kill.then(|| self.kill_and_note(&request.nets, request.scope, &by)).transpose();
+        let (killed, not_killed) = killed.map_or_else(|why| (None, Some(why)), |killed| (killed, None));
+        Ok(BlockAnswer { blocked, killed, not_killed })
     }
 
     /// Ends blocks.

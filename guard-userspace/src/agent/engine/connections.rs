@@ -1,25 +1,39 @@
-//! The count of connections: held against the sockets that exist, and shown.
+//! The connections of clients: the count in the kernel held against the sockets that exist, shown, and ended.
 
 use std::collections::{BTreeSet, HashMap};
+use std::sync::atomic::Ordering;
 
 use anyhow::Result;
 use guard_common::abi::{FlowKey, Tracked};
-use tracing::{debug, warn};
+use ipnet::IpNet;
+use tracing::{info, warn};
 
 use super::{Engine, lock};
+use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
 use crate::connections::{self, Reconciler, Seen, SourceConnections};
-use crate::sockets::{Listing, Sockets, State};
+use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
 /// What is needed to look at the sockets, and what was found at the last look.
-#[derive(Default)]
+#[derive(Debug)]
 pub(super) struct Watch {
-    sockets: Option<Sockets>,
+    sockets: Sockets,
     reconciler: Reconciler,
-    /// Connections that were counted wrongly.
-    drift: u64,
-    /// Namespaces that could not be looked into, and why.
-    notes: Vec<String>,
+    notes: Vec<Note>,
+}
+
+impl Watch {
+    pub(super) fn begin() -> Result<Self> {
+        Ok(Self { sockets: Sockets::new()?, reconciler: Reconciler::default(), notes: Vec::new() })
+    }
+
+    /// The connections to these ports, in every namespace.
+    fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing> {
+        let listing = self.sockets.list(ports);
+        // A namespace lives for as long as it is held, and its owner may want to see it gone.
+        self.sockets.forget();
+        Ok(listing?)
+    }
 }
 
 impl Engine {
@@ -36,12 +50,15 @@ impl Engine {
         let sockets = self.tracked_of(&listing);
         let all_sockets = listing.notes.is_empty();
         let repair = watch.reconciler.compare(&Seen { counts, tracked, sockets, all_sockets });
+        if watch.notes != listing.notes {
+            listing.notes.iter().for_each(|note| info!("{note}"));
+            watch.notes = listing.notes;
+        }
+        drop(watch);
         if repair.drift > 0 {
             warn!("{} connections were counted wrongly, and are counted right now", repair.drift);
+            self.drift.fetch_add(repair.drift, Ordering::Relaxed);
         }
-        watch.drift += repair.drift;
-        watch.note(listing.notes);
-        drop(watch);
         let mut kernel = self.kernel();
         for correction in &repair.corrections {
             kernel.datapath.correct(correction)?;
@@ -61,48 +78,47 @@ impl Engine {
         Ok(connections::by_source(&self.maps, &listing)?)
     }
 
-    /// Connections that were counted wrongly since the agent started.
-    pub(super) fn drift(&self) -> u64 {
-        lock(&self.watch).drift
+    /// Ends the connections of these networks, to guarded ports or all of them. Returns how many.
+    ///
+    /// # Errors
+    /// When the sockets cannot be listed.
+    pub(super) fn kill(&self, nets: &[IpNet], scope: Scope) -> Result<usize> {
+        let guarded = self.guarded_ports();
+        let ports = match scope {
+            Scope::Host => None,
+            Scope::Services => Some(&guarded),
+        };
+        let mut sockets = lock(&self.killer);
+        let killed = sockets.kill(nets, ports);
+        sockets.forget();
+        drop(sockets);
+        let Killed { sockets, failed, notes } = killed?;
+        self.killed.fetch_add(sockets as u64, Ordering::Relaxed);
+        notes.iter().for_each(|note| warn!("{note}"));
+        if let Some(first) = failed.first() {
+            let (count, connection) = (failed.len(), &first.connection);
+            warn!("{count} connections go on, such as that of {}: {}", connection.client, first.reason);
+        }
+        Ok(sockets)
     }
 
     /// The TCP ports of the live policy.
-    pub(super) fn guarded_ports(&self) -> BTreeSet<u16> {
+    fn guarded_ports(&self) -> BTreeSet<u16> {
         tcp_ports(self.policies().live())
     }
 
     /// The established connections, as the kernel's program would count them.
     fn tracked_of(&self, listing: &Listing) -> HashMap<u64, Tracked> {
-        let established =
-            listing.connections.iter().filter(|connection| connection.state == State::Established);
-        let tracked = |connection: &crate::sockets::Connection| {
-            let source = self.maps.source_of(connection.client.ip(), connection.service_port)?;
-            let flow = FlowKey::new(connection.client.ip().into(), connection.client.port());
-            Some((connection.cookie, Tracked { source, flow }))
+        let tracked = |connection: &Connection| {
+            let Connection { client, service_port, cookie, .. } = connection;
+            let source = self.maps.source_of(client.ip(), *service_port)?;
+            Some((*cookie, Tracked { source, flow: FlowKey::new(client.ip().into(), client.port()) }))
         };
-        established.filter_map(tracked).collect()
-    }
-}
-
-impl Watch {
-    /// The connections to these ports, in every namespace.
-    pub(super) fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing> {
-        Ok(self.sockets()?.list(ports)?)
-    }
-
-    pub(super) fn sockets(&mut self) -> Result<&mut Sockets> {
-        if self.sockets.is_none() {
-            self.sockets = Some(Sockets::new()?);
-        }
-        // It was just put there.
-        self.sockets.as_mut().ok_or_else(|| anyhow::anyhow!("no sockets"))
-    }
-
-    fn note(&mut self, notes: Vec<String>) {
-        if self.notes != notes {
-            notes.iter().for_each(|note| debug!("{note}"));
-            self.notes = notes;
-        }
+        let is_open = |connection: &&Connection| match connection.state {
+            State::HalfOpen => false,
+            State::Established | State::ClosedByPeer | State::Closing => true,
+        };
+        listing.connections.iter().filter(is_open).filter_map(tracked).collect()
     }
 }
 

@@ -5,6 +5,8 @@
 //! | `policy` | makes a policy live, and takes one back |
 //! | `attach` | keeps the program on the interfaces that the policy names |
 //! | `blocks` | blocks and unblocks |
+//! | `connections` | the count of connections, and their end |
+//! | `offences` | what the kernel reports, and whom it gets blocked |
 //! | `health` | holds what is believed against what is |
 //!
 //! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
@@ -12,7 +14,9 @@
 
 mod attach;
 mod blocks;
+mod connections;
 mod health;
+mod offences;
 mod policy;
 
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -26,11 +30,14 @@ use tracing::{info, warn};
 use super::{ExplainQuery, Settings, explain, status};
 use crate::blocks::Register;
 use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
+use crate::drops::RecentDrops;
+use crate::sockets::Sockets;
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::explain::Explanation;
 use crate::ledger::Action;
 
 use attach::Attached;
+use connections::Watch;
 pub use blocks::{blocks_of, check as check_blocks};
 pub use health::Health;
 use policy::Policies;
@@ -44,6 +51,15 @@ pub struct Engine {
     /// Never held while something waits; taken after `kernel` where both are.
     policies: Mutex<Policies>,
     health: Mutex<Health>,
+    /// Never taken while another of these is held, and never held while another is taken.
+    watch: Mutex<Watch>,
+    /// What ends connections: it does not wait for who only looks.
+    killer: Mutex<Sockets>,
+    drops: Mutex<RecentDrops>,
+    /// Connections that were closed.
+    killed: AtomicU64,
+    /// Connections that were counted wrongly.
+    drift: AtomicU64,
     started: Instant,
     /// When the housekeeping came round last, in seconds after the start.
     beats: AtomicU64,
@@ -96,6 +112,11 @@ impl Engine {
             maps,
             policies: Mutex::new(Policies::begin(source, generation)),
             health: Mutex::default(),
+            watch: Mutex::new(Watch::begin()?),
+            killer: Mutex::new(Sockets::new()?),
+            drops: Mutex::default(),
+            killed: AtomicU64::new(0),
+            drift: AtomicU64::new(0),
             settings,
             started: Instant::now(),
             beats: AtomicU64::new(0),
@@ -104,6 +125,7 @@ impl Engine {
         };
         engine.note(Action::Start, "guard", Ok(Some(serde_json::json!({ "generation": generation }))));
         engine.look_after();
+        engine.reconcile().context("the connections that are open cannot be counted")?;
         Ok(engine)
     }
 

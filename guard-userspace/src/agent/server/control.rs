@@ -52,6 +52,7 @@ pub(in crate::agent) async fn serve(
         .route(path::BLOCK, post(block))
         .route(path::UNBLOCK, post(unblock))
         .route(path::BLOCKS, get(blocks))
+        .route(path::CONNECTIONS, get(connections))
         .route(path::EVENTS, get(events))
         .route(path::RELOAD, post(reload))
         .route(path::APPLY, post(apply))
@@ -119,6 +120,10 @@ async fn unblock(
 
 async fn blocks(State(engine): Shared) -> Response {
     answer(blocking(move || engine.blocks()).await)
+}
+
+async fn connections(State(engine): Shared) -> Response {
+    answer(blocking(move || engine.connections()).await)
 }
 
 async fn events(State(engine): Shared, Query(query): Query<EventQuery>) -> Response {

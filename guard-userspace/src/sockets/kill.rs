@@ -1,0 +1,95 @@
+//! Ending connections.
+
+use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::io;
+
+use ipnet::IpNet;
+
+use super::select::Candidate;
+use super::{Connection, Error, Note, Sockets, State};
+
+/// Connections may be opened between a look and the destruction of what it found, so there is another look after it. A source whose
+/// packets still arrive can go on opening some for ever.
+const LOOKS: usize = 8;
+
+/// What became of the connections of a source.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Killed {
+    /// Sockets that were destroyed.
+    pub sockets: usize,
+    /// Those that the kernel did not destroy, and were there at the last look.
+    pub failed: Vec<Failure>,
+    /// What could not be looked at.
+    pub notes: Vec<Note>,
+}
+
+/// A connection that goes on.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Failure {
+    pub connection: Connection,
+    pub reason: String,
+}
+
+impl Sockets {
+    /// Destroys the sockets of clients in `nets`: those who asked for one of `ports`, or all of them, also those that this host opened
+    /// to them. Peer and server see a reset. Sockets that are gone by then are no failures; where the source's packets are not
+    /// dropped, it may open others.
+    ///
+    /// # Errors
+    /// When the sockets of the own namespace cannot be listed.
+    pub fn kill(&mut self, nets: &[IpNet], ports: Option<&BTreeSet<u16>>) -> Result<Killed, Error> {
+        let mut killed = Killed::default();
+        let mut destroyed = HashSet::new();
+        for _ in 0..LOOKS {
+            let (found, notes) = self.look(ports)?;
+            killed.notes = notes;
+            let left: Vec<_> = found.into_iter().filter(|found| is_left(found, nets, &destroyed)).collect();
+            let failed = self.destroy_all(&left, &mut destroyed);
+            let is_done = failed.len() == left.len();
+            killed.failed = failed.into_values().collect();
+            if is_done {
+                break;
+            }
+        }
+        killed.sockets = destroyed.len();
+        Ok(killed)
+    }
+
+    /// Returns what was not destroyed though it is there.
+    fn destroy_all(
+        &mut self,
+        sockets: &[Candidate],
+        destroyed: &mut HashSet<(u64, u64)>,
+    ) -> BTreeMap<(u64, u64), Failure> {
+        let mut failed = BTreeMap::new();
+        for candidate in sockets {
+            match self.destroy(candidate) {
+                Ok(was_there) => destroyed.extend(was_there.then_some(candidate.key())),
+                Err(error) => {
+                    let failure =
+                        Failure { connection: candidate.connection.clone(), reason: reason(&error) };
+                    failed.insert(candidate.key(), failure);
+                }
+            }
+        }
+        failed
+    }
+}
+
+/// Whether this is to be destroyed. Older kernels say that they have destroyed a socket that its process has closed before, and let it
+/// end by itself; it costs nobody anything.
+fn is_left(candidate: &Candidate, nets: &[IpNet], destroyed: &HashSet<(u64, u64)>) -> bool {
+    let is_ending = candidate.socket.is_ownerless && candidate.connection.state == State::Closing;
+    let is_theirs = nets.iter().any(|net| net.contains(&candidate.connection.client.ip()));
+    is_theirs && !(is_ending && destroyed.contains(&candidate.key()))
+}
+
+fn reason(error: &io::Error) -> String {
+    match error.raw_os_error() {
+        Some(libc::EPERM) => "the kernel refuses it: CAP_NET_ADMIN is missing".into(),
+        Some(libc::EOPNOTSUPP) => {
+            "this kernel cannot destroy sockets: it lacks CONFIG_INET_DIAG_DESTROY".into()
+        }
+        _ => error.to_string(),
+    }
+}

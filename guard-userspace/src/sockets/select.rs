@@ -1,0 +1,178 @@
+//! Which sockets are connections of clients, and which port a client asked for.
+
+use std::collections::{BTreeSet, HashMap};
+use std::ops::RangeInclusive;
+
+use super::conntrack::{Ends, Origin, Translations};
+use super::diag::{Socket, Sockets};
+use super::{Connection, State};
+
+/// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
+/// server that is about to stop no longer listens.
+pub(super) type Memory = HashMap<(u64, u64), Known>;
+
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Known {
+    pub(super) origin: Origin,
+    pub(super) local_port: u16,
+}
+
+/// A socket, and whose connection it is.
+#[derive(Clone, Debug)]
+pub(super) struct Candidate {
+    pub(super) connection: Connection,
+    pub(super) socket: Socket,
+    /// Whether the client opened it, as far as can be told.
+    pub(super) is_incoming: bool,
+}
+
+/// A namespace, and what is known of its sockets.
+pub(super) struct View<'a> {
+    pub(super) namespace: u64,
+    pub(super) ephemeral: &'a RangeInclusive<u16>,
+    pub(super) translations: &'a Translations,
+    pub(super) memory: &'a Memory,
+}
+
+impl Candidate {
+    /// Whether a client opened it to one of these ports; every connection if there are none given.
+    pub(super) fn is_wanted(&self, ports: Option<&BTreeSet<u16>>) -> bool {
+        ports.is_none_or(|ports| self.is_incoming && ports.contains(&self.connection.service_port))
+    }
+
+    pub(super) const fn key(&self) -> (u64, u64) {
+        (self.connection.namespace, self.connection.cookie)
+    }
+
+    pub(super) const fn known(&self) -> Known {
+        let Connection { client, service_port: port, local, .. } = self.connection;
+        Known { origin: Origin { client, port }, local_port: local.port() }
+    }
+}
+
+/// The sockets whose peer is not this host by loopback.
+pub(super) fn candidates(sockets: Sockets, view: &View<'_>) -> Vec<Candidate> {
+    let Sockets { connected, listening } = sockets;
+    connected.into_iter().filter_map(|socket| candidate(socket, &listening, view)).collect()
+}
+
+fn candidate(socket: Socket, listening: &BTreeSet<u16>, view: &View<'_>) -> Option<Candidate> {
+    let Socket { local, peer, state, cookie, .. } = socket;
+    let remembered = || view.memory.get(&(view.namespace, cookie)).map(|known| known.origin);
+    let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
+    // The kernel gives no connection going out a port that a server has bound. That leaves those that a server used to have.
+    let is_incoming = known.is_some()
+        || state == State::HalfOpen
+        || listening.contains(&local.port())
+        || !view.ephemeral.contains(&local.port());
+    let Origin { client, port } = known.unwrap_or(Origin { client: peer, port: local.port() });
+    let connection =
+        Connection { client, service_port: port, local, state, namespace: view.namespace, cookie };
+    let is_loopback = client.ip().is_loopback() || peer.ip().is_loopback();
+    (!is_loopback).then_some(Candidate { connection, socket, is_incoming })
+}
+
+/// The local ports of all sockets whose clients asked for one of `ports`.
+pub(super) fn local_ports(
+    ports: &BTreeSet<u16>,
+    translations: &Translations,
+    memory: &Memory,
+) -> BTreeSet<u16> {
+    let remembered = memory.values().filter(|known| ports.contains(&known.origin.port));
+    let mut local = ports.clone();
+    local.extend(translations.local_ports(ports));
+    local.extend(remembered.map(|known| known.local_port));
+    local
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CLIENT: &str = "10.0.0.9:4000";
+    const NAMESPACE: u64 = 7;
+
+    fn socket(local: &str, peer: &str, state: State) -> Socket {
+        Socket::example(local.parse().unwrap(), peer.parse().unwrap(), state)
+    }
+
+    fn judge(
+        socket: &Socket,
+        listening: &[u16],
+        translations: &Translations,
+        memory: &Memory,
+    ) -> Option<Candidate> {
+        let view = View { namespace: NAMESPACE, ephemeral: &(32768..=60999), translations, memory };
+        candidate(socket.clone(), &listening.iter().copied().collect(), &view)
+    }
+
+    fn translated(socket: &Socket, client: &str, port: u16) -> Translations {
+        let origin = Origin { client: client.parse().unwrap(), port };
+        [(Ends { peer: socket.peer, local: socket.local }, origin)].into_iter().collect()
+    }
+
+    #[test]
+    fn only_what_a_client_opened_is_wanted_for_a_port() {
+        use State::{ClosedByPeer, Established, HalfOpen};
+        let cases: [(&str, &str, State, &[u16], bool); 7] = [
+            ("a service", "10.0.0.1:8000", Established, &[8000], true),
+            ("a service that no longer listens", "10.0.0.1:8000", ClosedByPeer, &[], true),
+            ("another port", "10.0.0.1:8001", Established, &[8001], false),
+            ("a service among the ephemeral ports", "10.0.0.1:40000", Established, &[40000], true),
+            ("its half-open connection", "10.0.0.1:40000", HalfOpen, &[], true),
+            ("a connection going out from there", "10.0.0.1:40000", Established, &[], false),
+            ("a connection going out to a service", "10.0.0.1:50000", Established, &[8000], false),
+        ];
+        let ports = BTreeSet::from([8000, 40000]);
+        for (name, local, state, listening, expected) in cases {
+            let socket = socket(local, CLIENT, state);
+            let candidate = judge(&socket, listening, &Translations::default(), &Memory::new()).unwrap();
+            assert_eq!(candidate.is_wanted(Some(&ports)), expected, "{name}");
+            assert!(candidate.is_wanted(None), "{name}");
+            assert_eq!(candidate.connection.client, CLIENT.parse().unwrap(), "{name}");
+        }
+    }
+
+    #[test]
+    fn what_the_client_asked_for_counts() {
+        let socket = socket("172.17.0.2:8000", "172.17.0.1:61000", State::Established);
+        let ports = BTreeSet::from([8000]);
+        for (asked, expected) in [(8000, true), (7000, false)] {
+            let translations = translated(&socket, CLIENT, asked);
+            let candidate = judge(&socket, &[8000], &translations, &Memory::new()).unwrap();
+            assert_eq!(candidate.is_wanted(Some(&ports)), expected, "{asked}");
+            assert_eq!(candidate.connection.client, CLIENT.parse().unwrap());
+            assert_eq!(candidate.connection.service_port, asked);
+            // Conntrack forgets it, and the server stops listening.
+            let memory = Memory::from([(candidate.key(), candidate.known())]);
+            let later = judge(&socket, &[], &Translations::default(), &memory).unwrap();
+            assert_eq!(later.connection, candidate.connection);
+            assert_eq!(later.is_wanted(Some(&ports)), expected, "{asked}, later");
+        }
+        let unknown = judge(&socket, &[8000], &Translations::default(), &Memory::new()).unwrap();
+        assert!(unknown.is_wanted(Some(&ports)));
+    }
+
+    #[test]
+    fn loopback_is_no_client() {
+        for peer in ["127.0.0.1:4000", "127.9.9.9:4000", "[::1]:4000"] {
+            let local = socket("10.0.0.1:8000", peer, State::Established);
+            assert!(judge(&local, &[8000], &Translations::default(), &Memory::new()).is_none(), "{peer}");
+            let container = socket("172.17.0.2:9000", "172.17.0.1:61000", State::Established);
+            let translations = translated(&container, peer, 8000);
+            assert!(judge(&container, &[9000], &translations, &Memory::new()).is_none(), "{peer}");
+        }
+    }
+
+    #[test]
+    fn sockets_are_looked_for_where_translations_lead() {
+        let asked = |local: &str, port| translated(&socket(local, CLIENT, State::Established), CLIENT, port);
+        let ports = BTreeSet::from([8000]);
+        let locals = |translations: &Translations, memory: &Memory| local_ports(&ports, translations, memory);
+        assert_eq!(locals(&asked("172.17.0.2:9000", 8000), &Memory::new()), BTreeSet::from([8000, 9000]));
+        assert_eq!(locals(&asked("172.17.0.2:9000", 7000), &Memory::new()), ports);
+        let origin = Origin { client: CLIENT.parse().unwrap(), port: 8000 };
+        let memory = Memory::from([((1, 1), Known { origin, local_port: 9001 })]);
+        assert_eq!(locals(&Translations::default(), &memory), BTreeSet::from([8000, 9001]));
+    }
+}

@@ -1,0 +1,176 @@
+//! Connections: who has how many, where containers are behind the host too, what limits them, and what ends them.
+
+use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use guard_common::Reason;
+use guard_tests::guard::Guard;
+use guard_tests::net::{Host, Running};
+use guard_tests::scene::{ALLOW, CLIENT, SERVER, STRANGER, Scene};
+use guard_tests::wait;
+use serde_json::Value;
+
+const PATIENCE: Duration = Duration::from_secs(10);
+
+fn policy(limits: &str) -> String {
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n{limits}"
+    )
+}
+
+const FIVE: &str = "limits = \"few\"\n[limits.few]\nmax_connections = 5\n";
+
+/// A server that streams, on a port of a host.
+fn serve(host: &Host, port: u16) -> Result<Running> {
+    let mut command = host.command(env!("CARGO_BIN_EXE_guard-streaming-server"));
+    let server = host.start(command.args(["--port", &port.to_string()]))?;
+    let is_up = || host.output("curl", &["-sf", &format!("http://127.0.0.1:{port}/health")]);
+    ensure!(wait::within(PATIENCE, || is_up().is_ok_and(|(ok, _)| ok)), "the server does not start");
+    Ok(server)
+}
+
+/// Generations that run on a server.
+fn active(host: &Host, port: u16) -> Result<u64> {
+    let (ok, text) = host.output("curl", &["-sf", &format!("http://127.0.0.1:{port}/active")])?;
+    ensure!(ok, "{text}");
+    serde_json::from_str::<Value>(&text)?["active"].as_u64().context("no number")
+}
+
+/// Asks for a stream that goes on for minutes.
+fn stream(host: &Host, server: &str) -> Result<Running> {
+    let mut curl = host.command("curl");
+    curl.args(["-sN", "-o", "/dev/null", "-H", "content-type: application/json", "-d"]);
+    curl.arg(r#"{"prompt": "x", "stream": true, "max_tokens": 100000, "delay": 20}"#);
+    host.start(curl.arg(format!("http://{server}:8000/v1/completions")))
+}
+
+/// Opens connections and does nothing with them.
+fn connect(host: &Host, server: &str, count: usize) -> Result<Vec<TcpStream>> {
+    let server: SocketAddr = (server.parse::<IpAddr>()?, 8000).into();
+    host.enter(|| {
+        let open = || TcpStream::connect_timeout(&server, Duration::from_millis(500));
+        (0..count).map(|_| open().context("cannot connect")).collect()
+    })
+}
+
+/// Established and half-open connections by source, as `guard connections --json` says.
+fn connections(guard: &Guard<'_>) -> Result<Vec<(String, u64, u64)>> {
+    let (code, stdout, stderr) = guard.output(&["connections", "--json"])?;
+    ensure!(code == Some(0), "{stderr}");
+    let list: Value = serde_json::from_str(&stdout)?;
+    let source = |of: &Value| {
+        let source = of["source"].as_str().context("no source")?.to_owned();
+        let count = |key: &str| of[key].as_u64().context("no count");
+        Ok((source, count("established")?, count("half_open")?))
+    };
+    list.as_array().context("no list")?.iter().map(source).collect()
+}
+
+fn expect(guard: &Guard<'_>, expected: &[(&str, u64)]) -> Result<()> {
+    let expected: Vec<_> =
+        expected.iter().map(|(source, established)| ((*source).to_owned(), *established, 0)).collect();
+    let found = || connections(guard).is_ok_and(|found| found == expected);
+    ensure!(wait::within(PATIENCE, found), "{:?} instead of {expected:?}", connections(guard)?);
+    Ok(())
+}
+
+#[test]
+fn a_source_has_no_more_connections_than_its_limit() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = serve(&scene.server, 8000)?;
+    // These are open before guard comes.
+    let mut open = connect(&scene.client, SERVER[0], 2)?;
+    let mut guard = Guard::start(&scene.server, &policy(FIVE))?;
+    expect(&guard, &[("10.77.1.2/32", 2)])?;
+    open.extend(connect(&scene.client, SERVER[0], 3)?);
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
+    ensure!(connect(&scene.client, SERVER[0], 1).is_err(), "the sixth one");
+    ensure!(guard.counter("web", Reason::MaxConnections)?.packets > 0);
+    open.truncate(4);
+    expect(&guard, &[("10.77.1.2/32", 4)])?;
+    open.extend(connect(&scene.client, SERVER[0], 1)?);
+    ensure!(connect(&scene.client, SERVER[0], 1).is_err(), "the sixth one again");
+    // The count needs no agent.
+    guard.kill()?;
+    open.truncate(3);
+    let closed = || guard.maps().and_then(|maps| Ok(maps.connections()?)).is_ok_and(|all| all[0].1 == 3);
+    ensure!(wait::within(PATIENCE, closed));
+    open.extend(connect(&scene.client, SERVER[0], 2)?);
+    ensure!(connect(&scene.client, SERVER[0], 1).is_err(), "the sixth one without an agent");
+    guard.run()?;
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
+    let metrics = guard.metrics()?;
+    ensure!(metrics.contains("guard_connections{service=\"web\"} 5\n"), "{metrics}");
+    ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
+    Ok(())
+}
+
+#[test]
+fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = serve(&scene.server, 8000)?;
+    scene.client.ip("address add 10.77.1.9/16 dev eth0")?;
+    let guard = Guard::start(&scene.server, &policy(""))?;
+    let streams = [stream(&scene.client, SERVER[0])?, stream(&scene.client, SERVER[1])?];
+    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 2)));
+    let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services", "--json"])?;
+    ensure!(code == Some(0), "{stderr}");
+    let answer: Value = serde_json::from_str(&stdout)?;
+    ensure!(answer["killed"] == 1 && answer["added"] == 1, "{answer}");
+    ensure!(
+        wait::within(Duration::from_secs(1), || active(&scene.server, 8000).is_ok_and(|active| active == 1)),
+        "the generation ends at once: {}",
+        active(&scene.server, 8000)?
+    );
+    expect(&guard, &[("fd00:77::/64", 1)])?;
+    let (_, events, _) = guard.output(&["events"])?;
+    ensure!(events.contains("kill 10.77.1.2/32"), "{events}");
+    // Without an agent, too.
+    drop(streams);
+    let _streams = [stream(&scene.client, SERVER[1])?];
+    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 1)));
+    let mut guard = guard;
+    guard.kill()?;
+    let (code, stdout, stderr) = guard.output(&["block", CLIENT[1], "--kill"])?;
+    ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
+    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 0)));
+    Ok(())
+}
+
+/// The port that clients see is published by NAT, as Docker does it; the server is in a container, on another port.
+#[test]
+fn a_container_behind_nat_is_guarded_like_the_host() -> Result<()> {
+    let scene = Scene::new()?;
+    let container = scene.server.publish(8000, 9000)?;
+    let _server = serve(&container, 9000)?;
+    let reaches = |host: &Host| {
+        let url = format!("http://{}:8000/health", SERVER[0]);
+        host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok)
+    };
+    // What people do instead, and what it is worth.
+    let rule = ["-A", "INPUT", "-p", "tcp", "--dport", "8000", "-j", "DROP"];
+    let (ok, said) = scene.server.output("iptables", &rule)?;
+    ensure!(ok, "{said}");
+    ensure!(reaches(&scene.client) && reaches(&scene.stranger), "iptables -A INPUT does not see it");
+
+    let before = connect(&scene.client, SERVER[0], 1)?;
+    let guard = Guard::start(&scene.server, &policy(FIVE))?;
+    ensure!(reaches(&scene.client) && !reaches(&scene.stranger), "the allow list");
+    expect(&guard, &[("10.77.1.2/32", 1)])?;
+    drop(before);
+    expect(&guard, &[])?;
+    let open = connect(&scene.client, SERVER[0], 5)?;
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
+    ensure!(connect(&scene.client, SERVER[0], 1).is_err(), "max_connections");
+    drop(open);
+    expect(&guard, &[])?;
+    let _stream = stream(&scene.client, SERVER[0])?;
+    ensure!(wait::within(PATIENCE, || active(&container, 9000).is_ok_and(|active| active == 1)));
+    let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services"])?;
+    ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
+    ensure!(wait::within(Duration::from_secs(1), || active(&container, 9000).is_ok_and(|active| active == 0)));
+    ensure!(!reaches(&scene.client), "the block");
+    let _ = STRANGER;
+    Ok(())
+}
