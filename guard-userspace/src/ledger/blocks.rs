@@ -82,9 +82,9 @@ fn insert<'a>(
     ahead: i64,
 ) -> Result<(), LedgerError> {
     let mut insert = connection.prepare_cached(statement)?;
-    for block in blocks {
+    for (net, block) in in_order(blocks.map(|block| (block.net, block))) {
         insert.execute(params![
-            block.net.to_string(),
+            net,
             block.scope.name(),
             block.origin.name(),
             block.reason,
@@ -99,10 +99,17 @@ fn insert<'a>(
 
 pub(super) fn remove(connection: &Connection, nets: &HashSet<IpNet>) -> Result<(), LedgerError> {
     let mut delete = connection.prepare_cached("DELETE FROM blocks WHERE net = ?1")?;
-    for net in nets {
-        delete.execute([net.to_string()])?;
+    for (net, ()) in in_order(nets.iter().map(|net| (*net, ()))) {
+        delete.execute([net])?;
     }
     Ok(())
+}
+
+/// In the order of the table: a long list then goes through it once, and not to and fro.
+fn in_order<T>(items: impl Iterator<Item = (IpNet, T)>) -> Vec<(String, T)> {
+    let mut items: Vec<_> = items.map(|(net, item)| (net.to_string(), item)).collect();
+    items.sort_by(|(one, _), (other, _)| one.cmp(other));
+    items
 }
 
 pub(super) fn remove_ended(connection: &Connection, by: Option<u64>) -> Result<(), LedgerError> {

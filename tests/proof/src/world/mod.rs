@@ -53,8 +53,8 @@ impl World {
         let mut prefixes = Nested::default();
         for (net, ends) in &self.blocks {
             let told = match net.prefix_len() == net.max_prefix_len() {
-                true => vec![(*net, Some(*ends))],
-                false => prefixes.set(*net, *ends),
+                true => [(*net, Some(*ends))].into(),
+                false => prefixes.set(&[(*net, *ends)].into()),
             };
             for (net, ends) in told.into_iter().filter_map(|(net, ends)| Some((net, ends?))) {
                 memory.block(net, block(ends));
