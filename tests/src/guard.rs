@@ -30,6 +30,7 @@ pub struct Guard<'a> {
     directory: TempDir,
     agent: Option<Running>,
     watch: bool,
+    environment: Vec<(String, String)>,
 }
 
 /// Packets by service, verdict and reason.
@@ -65,7 +66,7 @@ impl<'a> Guard<'a> {
         let directory =
             tempfile::Builder::new().prefix(&stale::prefix()).tempdir().context("no directory for guard")?;
         fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
-        Ok(Self { host, directory, agent: None, watch: true })
+        Ok(Self { host, directory, agent: None, watch: true, environment: Vec::new() })
     }
 
     /// Starts the agent and waits until it is ready.
@@ -108,7 +109,8 @@ impl<'a> Guard<'a> {
         let mut command = self.host.command(&binary()?.display().to_string());
         command.args(arguments).env("GUARD_PIN_PATH", self.pins());
         command.env("GUARD_SOCKET", self.socket());
-        command.env("GUARD_STATE", self.state_directory().join("guard.db"));
+        command.env("GUARD_STATE", self.state());
+        command.envs(self.environment.iter().map(|(name, value)| (name, value)));
         Ok(command)
     }
 
@@ -216,7 +218,17 @@ impl<'a> Guard<'a> {
         Ok(SmallDisk { path })
     }
 
-    fn state_directory(&self) -> PathBuf {
+    /// Runs agent and commands with this in their environment from now on.
+    pub fn set_environment(&mut self, name: &str, value: &str) {
+        self.environment.push((name.into(), value.into()));
+    }
+
+    /// The ledger.
+    pub fn state(&self) -> PathBuf {
+        self.state_directory().join("guard.db")
+    }
+
+    pub fn state_directory(&self) -> PathBuf {
         self.directory.path().join("state")
     }
 
