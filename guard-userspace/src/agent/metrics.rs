@@ -31,6 +31,8 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     add(&registry, policy(status)?)?;
     add(&registry, maps(status)?)?;
     add(&registry, connections(status)?)?;
+    add(&registry, blocks(status)?)?;
+    add(&registry, [blocks_added(status)?])?;
     add(&registry, lost(status)?)?;
     add(&registry, [build_info(status)?])?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
@@ -102,8 +104,34 @@ fn connections(status: &Status) -> prometheus::Result<[IntGaugeVec; 2]> {
     Ok([open, sources])
 }
 
-fn lost(status: &Status) -> prometheus::Result<[IntCounter; 2]> {
+fn blocks(status: &Status) -> prometheus::Result<[IntGaugeVec; 1]> {
+    let blocks =
+        IntGaugeVec::new(Opts::new("guard_blocks", "Addresses and prefixes that are blocked."), &["origin"])?;
+    blocks.with_label_values(&["manual"]).set(signed(status.blocks.manual));
+    blocks.with_label_values(&["auto"]).set(signed(status.blocks.auto));
+    Ok([blocks])
+}
+
+fn blocks_added(status: &Status) -> prometheus::Result<IntCounterVec> {
+    let help = "Blocks that were added since the agent started.";
+    let added = IntCounterVec::new(Opts::new("guard_blocks_added_total", help), &["origin"])?;
+    added.with_label_values(&["manual"]).inc_by(status.blocks.added_manual);
+    added.with_label_values(&["auto"]).inc_by(status.blocks.added_auto);
+    Ok(added)
+}
+
+fn lost(status: &Status) -> prometheus::Result<[IntCounter; 4]> {
     Ok([
+        counter(
+            "guard_sockets_killed_total",
+            "Connections of blocked sources that were closed since the agent started.",
+            status.sockets_killed,
+        )?,
+        counter(
+            "guard_connection_drift_total",
+            "Connections that were counted wrongly and corrected since the agent started: normally 0.",
+            status.connection_drift,
+        )?,
         counter(
             "guard_events_lost_total",
             "Events that the kernel could not tell the agent: it reads too slowly, or does not run.",

@@ -8,6 +8,7 @@ use guard_common::abi::{Counter, Lost, ServiceId};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
 
+use crate::blocks::BlockCounts;
 use crate::config;
 use crate::datapath::pins::Pins;
 use crate::datapath::{Attachment, Error, Fill, Maps};
@@ -29,6 +30,15 @@ pub struct Status {
     /// What clients have open, by service.
     #[serde(default)]
     pub connections: Vec<ConnectionCount>,
+    /// Connections that were counted wrongly, and corrected, since the agent started.
+    #[serde(default)]
+    pub connection_drift: u64,
+    /// Connections that were closed since the agent started.
+    #[serde(default)]
+    pub sockets_killed: u64,
+    /// How much is blocked.
+    #[serde(default)]
+    pub blocks: BlockCounts,
     /// What could not be told or counted.
     #[serde(default)]
     pub lost: LostStatus,

@@ -60,6 +60,11 @@ impl Memory {
         self.offenders.get(net).copied().filter(|offender| !offender.is_forgotten(now, forget_after))
     }
 
+    /// How many are blocked at `now`.
+    pub fn in_force(&self, now: i64) -> usize {
+        self.offenders.values().filter(|offender| offender.until > now).count()
+    }
+
     /// Remembers a block that is made now, and forgets whom it may.
     pub fn note(&mut self, block: &Automatic, now: i64, forget_after: Duration) -> Changed {
         let before: HashSet<IpNet> = self.forgotten(now, forget_after);

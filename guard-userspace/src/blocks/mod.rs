@@ -65,6 +65,15 @@ pub struct Block {
     pub until: Option<u64>,
 }
 
+/// Addresses and prefixes that are blocked, and blocks that were added since the agent started.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+pub struct BlockCounts {
+    pub manual: u64,
+    pub auto: u64,
+    pub added_manual: u64,
+    pub added_auto: u64,
+}
+
 impl Block {
     /// Whether it ends when the other does, or before.
     pub fn ends_no_later_than(&self, other: &Self) -> bool {

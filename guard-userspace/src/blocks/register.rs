@@ -11,7 +11,7 @@ use tracing::warn;
 use super::nested::Ends;
 use super::record::Record;
 use super::told::Told;
-use super::{Block, Clock, Origin, Scope, notes};
+use super::{Block, BlockCounts, Clock, Origin, Scope, notes};
 use crate::autoblock::{self, Automatic, Decision, InForce, Memory, Offence, Rules};
 use crate::datapath::{Error, Maps, monotonic_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
@@ -22,6 +22,8 @@ pub struct Register {
     told: Told,
     record: Record,
     memory: Memory,
+    /// Blocks that were added since this was opened.
+    added: BlockCounts,
 }
 
 /// What became of a block that was asked for.
@@ -62,7 +64,7 @@ impl Register {
     /// When the kernel's tables cannot be read or written. A ledger that cannot be read is a warning.
     pub fn open(path: PathBuf, maps: &mut Maps) -> Result<Self, Error> {
         let mut register =
-            Self { told: Told::default(), record: Record::new(path), memory: Memory::default() };
+            Self { told: Told::default(), record: Record::new(path), memory: Memory::default(), added: BlockCounts::default() };
         if let Err(error) = register.reconcile(maps, &Clock::now())? {
             warn!("blocks are only kept by the kernel: {error}");
         }
@@ -76,6 +78,7 @@ impl Register {
     pub fn block(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<Blocked, Error> {
         let clock = Clock::now();
         let added = self.told.block(maps, &ends(blocks, &clock))?;
+        self.added.added_manual += added as u64;
         let put = blocks.iter().map(|block| ((block.net, block.scope), block.clone())).collect();
         let events = notes::blocked(blocks).into_iter().collect();
         let not_recorded = self.write(Change { put, events, ..Change::new(clock) });
@@ -104,6 +107,7 @@ impl Register {
         let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
         let blocks = [automatic_block(automatic, &clock, at)];
         let added = self.told.block(maps, &self::ends(&blocks, &clock))?;
+        self.added.added_auto += 1;
         let offenders = self.memory.note(automatic, time, rules.autoblock.forget_after);
         let [block] = blocks;
         let events = notes::blocked(std::slice::from_ref(&block)).into_iter().collect();
@@ -190,9 +194,10 @@ impl Register {
         self.record.events(query)
     }
 
-    /// Blocked addresses and prefixes.
-    pub fn counts(&self) -> (usize, usize) {
-        self.told.counts()
+    /// How much is blocked. A source that is blocked by hand and automatically counts as the latter.
+    pub fn counts(&self) -> BlockCounts {
+        let auto = self.memory.in_force((monotonic_now() / 1_000_000).cast_signed()) as u64;
+        BlockCounts { auto, manual: (self.told.len() as u64).saturating_sub(auto), ..self.added }
     }
 
     /// Whether the ledger has not taken something yet.

@@ -138,8 +138,8 @@ impl Told {
     }
 
     /// Blocked addresses and prefixes.
-    pub(super) fn counts(&self) -> (usize, usize) {
-        (self.addresses, self.nested.len())
+    pub(super) fn len(&self) -> usize {
+        self.addresses + self.nested.len()
     }
 
     fn remove(&mut self, maps: &mut Maps, nets: HashSet<IpNet>, present: &Entries) -> Result<(), Error> {

@@ -4,9 +4,9 @@ use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::Value;
 
-use super::Engine;
+use super::{Engine, lock};
 use crate::agent::Peer;
-use crate::blocks::{self, Block, Origin, Protected, Refusal, RegisterError, Unblocked};
+use crate::blocks::{self, Block, Origin, Protected, Refusal, Register, RegisterError, Unblocked};
 use crate::control::{BlockAnswer, BlockRequest, BlockStatus};
 use crate::ledger::{Action, Event, EventQuery};
 
@@ -23,6 +23,7 @@ impl Engine {
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
         let blocked = parts.register.block(parts.datapath.maps_mut(), &blocks)?;
+        self.count_blocks(&kernel.register);
         drop(kernel);
         let killed = request.kill.then(|| self.kill_and_note(&request.nets, request.scope, &by)).transpose();
         let (killed, not_killed) = killed.map_or_else(|why| (None, Some(why)), |killed| (killed, None));
@@ -36,8 +37,14 @@ impl Engine {
     pub fn unblock(&self, nets: &[IpNet], peer: &Peer) -> Result<Unblocked, RegisterError> {
         let nets = nets.iter().map(IpNet::trunc).collect::<Vec<_>>();
         let mut kernel = self.kernel();
-        let kernel = &mut *kernel;
-        kernel.register.unblock(kernel.datapath.maps_mut(), &nets, &peer.to_string())
+        let parts = &mut *kernel;
+        let unblocked = parts.register.unblock(parts.datapath.maps_mut(), &nets, &peer.to_string());
+        self.count_blocks(&kernel.register);
+        unblocked
+    }
+
+    pub(super) fn count_blocks(&self, register: &Register) {
+        *lock(&self.block_counts) = register.counts();
     }
 
     /// # Errors

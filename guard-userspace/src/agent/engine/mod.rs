@@ -28,7 +28,7 @@ use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ExplainQuery, Settings, explain, status};
-use crate::blocks::Register;
+use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
 use crate::drops::RecentDrops;
 use crate::sockets::Sockets;
@@ -56,6 +56,8 @@ pub struct Engine {
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
+    /// As they were when they changed last: a scrape does not wait for who blocks.
+    block_counts: Mutex<BlockCounts>,
     /// Connections that were closed.
     killed: AtomicU64,
     /// Connections that were counted wrongly.
@@ -115,6 +117,7 @@ impl Engine {
             watch: Mutex::new(Watch::begin()?),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
+            block_counts: Mutex::default(),
             killed: AtomicU64::new(0),
             drift: AtomicU64::new(0),
             settings,
@@ -137,6 +140,9 @@ impl Engine {
         let mut status = status::of_maps(&self.maps)?;
         status.pid = Some(std::process::id());
         status.uptime_seconds = Some(self.started.elapsed().as_secs());
+        status.connection_drift = self.drift.load(Ordering::Relaxed);
+        status.sockets_killed = self.killed.load(Ordering::Relaxed);
+        status.blocks = *lock(&self.block_counts);
         let policies = self.policies();
         status.policy = policies.status(&self.maps)?;
         status.services = policies.live().services.iter().map(status::of_service).collect();

@@ -101,6 +101,7 @@ impl Engine {
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
         let (decision, blocked) = parts.register.judge(parts.datapath.maps_mut(), &rules, offence)?;
+        self.count_blocks(&kernel.register);
         drop(kernel);
         match decision {
             Decision::Block(automatic) => {
