@@ -178,24 +178,21 @@ mod tests {
     #[test]
     fn addresses_of_all_kinds_are_read() {
         let mapped = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
-        let cases: [(u8, [&[u8]; 2], [&str; 2]); 3] = [
-            (AF_INET, [&[10, 0, 0, 1], &[10, 0, 0, 2]], ["10.0.0.1:8000", "10.0.0.2:40000"]),
-            (AF_INET6, [&mapped(1), &mapped(2)], ["10.0.0.1:8000", "10.0.0.2:40000"]),
-            (
-                AF_INET6,
-                [&[0xfd; 16], &[0xfe; 16]],
-                [
-                    "[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:8000",
-                    "[fefe:fefe:fefe:fefe:fefe:fefe:fefe:fefe]:40000",
-                ],
-            ),
-        ];
-        for (family, addresses, [local, peer]) in cases {
+        let check = |family, addresses: [&[u8]; 2], [local, peer]: [&str; 2]| {
             let sockets = read(&answer(family, ESTABLISHED, 0, addresses, 7)).unwrap();
             let [socket] = sockets.connected.as_slice() else { panic!("{local}") };
             assert_eq!((socket.local, socket.peer), (local.parse().unwrap(), peer.parse().unwrap()));
             assert_eq!((socket.cookie, socket.is_ownerless), (1 << 32 | 5, false));
-        }
+        };
+        let four = ["10.0.0.1:8000", "10.0.0.2:40000"];
+        check(AF_INET, [&[10, 0, 0, 1], &[10, 0, 0, 2]], four);
+        check(AF_INET6, [&mapped(1), &mapped(2)], four);
+        let mut link_local = [0; 16];
+        link_local[..2].copy_from_slice(&[0xfe, 0x80]);
+        check(AF_INET6, [&[0xfd; 16], &link_local], [
+            "[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:8000",
+            "[fe80::]:40000",
+        ]);
     }
 
     #[test]

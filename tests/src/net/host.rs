@@ -64,6 +64,15 @@ impl Host {
         self.namespace.ip(arguments)
     }
 
+    /// Lays a wire to another host: `interface` is this end of it, `other_interface` the other.
+    ///
+    /// # Errors
+    /// When there are such interfaces.
+    pub fn wire(&self, interface: &str, other: &Self, other_interface: &str) -> Result<()> {
+        let other = other.namespace.name();
+        self.ip(&format!("link add {interface} type veth peer name {other_interface} netns {other}"))
+    }
+
     /// Runs `work` on a thread that is on this host: sockets that it opens are this host's, wherever they are used later.
     ///
     /// # Errors
