@@ -189,10 +189,11 @@ mod tests {
         check(AF_INET6, [&mapped(1), &mapped(2)], four);
         let mut link_local = [0; 16];
         link_local[..2].copy_from_slice(&[0xfe, 0x80]);
-        check(AF_INET6, [&[0xfd; 16], &link_local], [
-            "[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:8000",
-            "[fe80::]:40000",
-        ]);
+        check(
+            AF_INET6,
+            [&[0xfd; 16], &link_local],
+            ["[fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd:fdfd]:8000", "[fe80::]:40000"],
+        );
     }
 
     #[test]
