@@ -7,7 +7,7 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Block, Budget, Counter, Evidence, Flow, FlowKey, Limits, LimitsId, Lost, Meter, Offence, PORT_WORDS,
+    Block, Budget, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost, Meter, Offence, PORT_WORDS,
     Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
     ServiceName, SourceKey, Tracked,
 };
@@ -67,6 +67,9 @@ pub static CONNECTIONS: HashMap<SourceKey, u64, 1024> = HashMap::new();
 /// The connections that are counted there, by the cookie of their socket.
 #[btf_map]
 pub static SOCKETS: HashMap<u64, Tracked, 1024> = HashMap::new();
+
+#[btf_map]
+pub static HOME: Array<Home, 1> = Array::new();
 
 /// Clients' ends of connections that begin or are established.
 #[btf_map]

@@ -3,14 +3,14 @@
 use core::ffi::c_void;
 
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
-use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_skc_to_tcp_sock};
+use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use guard_common::Address;
 use guard_common::abi::{Correction, Flow, FlowKey, Lost, Offence, OffenceKind, SourceKey, Tracked};
 use guard_common::drops::Notes;
 use guard_common::gcra::Word;
 use guard_common::track::{self, Change};
 
-use crate::maps::{CONNECTIONS, FLOWS, SOCKETS, lose};
+use crate::maps::{CONNECTIONS, FLOWS, HOME, SOCKETS, lose};
 use crate::notes::{Noted, thresholds};
 use crate::now;
 use crate::tables::Maps;
@@ -25,6 +25,7 @@ mod offset {
     pub const DPORT: usize = 12;
     pub const NUM: usize = 14;
     pub const FAMILY: usize = 16;
+    pub const NET: usize = 48;
     pub const V6_DADDR: usize = 56;
 }
 
@@ -61,6 +62,16 @@ impl Socket {
     fn is_tcp(self) -> bool {
         // SAFETY: the helper only reads the socket.
         !unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.is_null()
+    }
+
+    /// Whether it is in the network namespace that guard is in.
+    #[inline(always)]
+    fn is_at_home(self) -> bool {
+        let Some(home) = HOME.get(0) else { return false };
+        let namespace = self.read::<*const u8>(offset::NET).wrapping_add(home.offset as usize);
+        // SAFETY: the helper checks the address.
+        let found = unsafe { bpf_probe_read_kernel(namespace.cast::<u32>()) };
+        found.is_ok_and(|found| found == home.namespace)
     }
 
     /// IPv4 addresses that an IPv6 socket has are in mapped form in it, as in [`Address`].
@@ -101,6 +112,8 @@ fn opened(socket: Socket) {
     let seen = Noted.flow(&flow).and_then(|flow| flow.source_of_established(now));
     let source = match seen {
         Some(source) => source,
+        // Another interface, or another host: what lives in a namespace that is not reached through guard has nothing to do with it.
+        None if !socket.is_at_home() => return,
         None => match track::source(&Maps, client, socket.read::<u16>(offset::NUM), || now) {
             Some(source) => source,
             None => return,

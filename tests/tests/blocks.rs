@@ -253,8 +253,15 @@ fn a_list_for_which_the_kernel_has_no_room_changes_nothing() -> Result<()> {
             IpNet::from_str(&text)
         };
         let nets = (0..2000).map(net).collect::<Result<_, _>>()?;
-        let request =
-            BlockRequest { nets, scope: Scope::Host, lasts: None, reason: None, caller: None, force: false, kill: false };
+        let request = BlockRequest {
+            nets,
+            scope: Scope::Host,
+            lasts: None,
+            reason: None,
+            caller: None,
+            force: false,
+            kill: false,
+        };
         let refused =
             guard.client().post::<Value>(path::BLOCK, &request).err().context("it was taken")?.to_string();
         ensure!(refused.contains("1024") && refused.contains("[capacity]"), "{refused}");

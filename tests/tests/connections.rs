@@ -42,7 +42,11 @@ fn stream(host: &Host, server: &str) -> Result<Running> {
     let mut curl = host.command("curl");
     curl.args(["-sN", "-o", "/dev/null", "-H", "content-type: application/json", "-d"]);
     curl.arg(r#"{"prompt": "x", "stream": true, "max_tokens": 100000, "delay": 20}"#);
-    host.start(curl.arg(format!("http://{server}:8000/v1/completions")))
+    host.start(curl.arg(format!("http://{}:8000/v1/completions", bracketed(server))))
+}
+
+fn bracketed(address: &str) -> String {
+    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
 }
 
 /// Opens connections and does nothing with them.
@@ -114,7 +118,8 @@ fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Resu
     let guard = Guard::start(&scene.server, &policy(""))?;
     let streams = [stream(&scene.client, SERVER[0])?, stream(&scene.client, SERVER[1])?];
     ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 2)));
-    let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services", "--json"])?;
+    let (code, stdout, stderr) =
+        guard.output(&["block", CLIENT[0], "--kill", "--scope", "services", "--json"])?;
     ensure!(code == Some(0), "{stderr}");
     let answer: Value = serde_json::from_str(&stdout)?;
     ensure!(answer["killed"] == 1 && answer["added"] == 1, "{answer}");

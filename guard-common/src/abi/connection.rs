@@ -90,6 +90,16 @@ impl Flow {
     }
 }
 
+/// Which network namespace is the host's, and how it is told.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Home {
+    /// The inode of the namespace that guard's interfaces are in.
+    pub namespace: u32,
+    /// Where that number lies in the kernel's `struct net`.
+    pub offset: u32,
+}
+
 /// A connection that is counted.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]

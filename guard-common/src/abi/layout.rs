@@ -20,6 +20,7 @@ fn layouts_are_those_of_version_3() {
         ("PortWord", size_of::<PortWord>(), 8),
         ("FlowKey", size_of::<FlowKey>(), 20),
         ("Flow", size_of::<Flow>(), 32),
+        ("Home", size_of::<Home>(), 8),
         ("Tracked", size_of::<Tracked>(), 40),
         ("Budget", size_of::<Budget>(), 16),
         ("Evidence", size_of::<Evidence>(), 40),

@@ -12,7 +12,7 @@ mod pod;
 mod policy;
 mod state;
 
-pub use connection::{Correction, Flow, FlowKey, Tracked};
+pub use connection::{Correction, Flow, FlowKey, Home, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
 pub use ids::{LimitsId, ServiceId};
 pub use policy::{

@@ -2,8 +2,8 @@
 #![expect(unsafe_code, reason = "aya's marker for plain data is an unsafe trait")]
 
 use super::{
-    Block, Counter, Evidence, Flow, FlowKey, Limits, Meter, Offence, Policy, Rule, RuleKeyV4, RuleKeyV6,
-    Sample, Service, SourceKey, Tracked,
+    Block, Counter, Evidence, Flow, FlowKey, Home, Limits, Meter, Offence, Policy, Rule, RuleKeyV4,
+    RuleKeyV6, Sample, Service, SourceKey, Tracked,
 };
 
 // SAFETY: each is `repr(C)`, has no padding (the test `layout` adds up their fields), and is valid for any bytes.
@@ -12,6 +12,7 @@ unsafe impl aya::Pod for Counter {}
 unsafe impl aya::Pod for Evidence {}
 unsafe impl aya::Pod for Flow {}
 unsafe impl aya::Pod for FlowKey {}
+unsafe impl aya::Pod for Home {}
 unsafe impl aya::Pod for Limits {}
 unsafe impl aya::Pod for Meter {}
 unsafe impl aya::Pod for Offence {}

@@ -32,8 +32,8 @@ use tokio::sync::watch;
 use tracing::info;
 
 use crate::config::{LogLevel, Origin, Source};
-use crate::datapath::{Rings, host};
 use crate::datapath::pins::Pins;
+use crate::datapath::{Rings, host};
 use crate::network::{self, Changes};
 use watched_file::WatchedFile;
 

@@ -22,10 +22,15 @@ const BETWEEN_SAMPLES: Duration = Duration::from_millis(50);
 /// Reads until `stopped`.
 pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
     let Rings { samples, offences } = rings;
-    let samples =
-        handle(samples, Arc::clone(&engine), BETWEEN_SAMPLES, stopped.clone(), |engine, batch: Vec<Sample>| {
+    let samples = handle(
+        samples,
+        Arc::clone(&engine),
+        BETWEEN_SAMPLES,
+        stopped.clone(),
+        |engine, batch: Vec<Sample>| {
             engine.take_samples(&batch);
-        });
+        },
+    );
     let offences = handle(offences, engine, Duration::ZERO, stopped, |engine, batch: Vec<Offence>| {
         engine.take_offences(&batch);
     });
@@ -47,7 +52,8 @@ where
     Ring<T>: Iterator<Item = T>,
 {
     // SAFETY: the ring owns its descriptor, so it stays open, and itself, for as long as it is registered.
-    let mut ring = unsafe { AsyncFd::register(ring) }.map_err(io::Error::from).context("cannot wait for it")?;
+    let mut ring =
+        unsafe { AsyncFd::register(ring) }.map_err(io::Error::from).context("cannot wait for it")?;
     loop {
         let mut ready = tokio::select! {
             ready = ring.readable_mut() => ready.context("cannot wait for it")?,

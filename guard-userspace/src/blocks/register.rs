@@ -63,8 +63,12 @@ impl Register {
     /// # Errors
     /// When the kernel's tables cannot be read or written. A ledger that cannot be read is a warning.
     pub fn open(path: PathBuf, maps: &mut Maps) -> Result<Self, Error> {
-        let mut register =
-            Self { told: Told::default(), record: Record::new(path), memory: Memory::default(), added: BlockCounts::default() };
+        let mut register = Self {
+            told: Told::default(),
+            record: Record::new(path),
+            memory: Memory::default(),
+            added: BlockCounts::default(),
+        };
         if let Err(error) = register.reconcile(maps, &Clock::now())? {
             warn!("blocks are only kept by the kernel: {error}");
         }

@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::{Error, Maps};
 use crate::sockets::{Listing, State};
 
-pub use reconcile::{Reconciler, Repair, Seen};
+pub use reconcile::{Reach, Reconciler, Repair, Seen};
 
 /// The connections of one source to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -36,7 +36,8 @@ pub struct SourceConnections {
 /// When the maps cannot be read.
 pub fn by_source(maps: &Maps, sockets: &Listing) -> Result<Vec<SourceConnections>, Error> {
     let mut counts: BTreeMap<SourceKey, (u64, u64)> = BTreeMap::new();
-    for (source, established) in maps.connections()?.into_iter().filter(|(_, established)| *established != 0) {
+    for (source, established) in maps.connections()?.into_iter().filter(|(_, established)| *established != 0)
+    {
         counts.entry(source).or_default().0 = established;
     }
     let half_open = sockets.connections.iter().filter(|connection| connection.state == State::HalfOpen);

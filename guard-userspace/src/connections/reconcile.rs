@@ -15,9 +15,21 @@ pub struct Seen {
     pub counts: HashMap<SourceKey, u64>,
     /// The connections that are counted, by their sockets' cookies.
     pub tracked: HashMap<u64, Tracked>,
-    /// The sockets that exist, by their cookies; none, if not all could be read: then nothing is said to be gone.
+    /// The sockets that exist, by their cookies.
     pub sockets: HashMap<u64, Tracked>,
-    pub all_sockets: bool,
+    pub reach: Reach,
+}
+
+/// How much of the sockets was read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Reach {
+    /// What is not among them does not exist.
+    #[default]
+    All,
+    /// There may be namespaces that nobody can find: what was among them before and is not any longer does not exist.
+    Found,
+    /// Something could not be read this time.
+    Part,
 }
 
 /// What is to be done.
@@ -34,6 +46,8 @@ pub struct Repair {
 #[derive(Debug, Default)]
 pub struct Reconciler {
     begun: bool,
+    /// Sockets that were read at some time and are counted still.
+    known: HashSet<u64>,
     missing: HashSet<u64>,
     gone: HashSet<u64>,
     differences: HashMap<SourceKey, u64>,
@@ -47,18 +61,21 @@ impl Reconciler {
         let missing: HashSet<u64> =
             seen.sockets.keys().filter(|cookie| !seen.tracked.contains_key(cookie)).copied().collect();
         // What is there when guard comes is no drift; and it is counted at once.
-        let found = if self.begun { both(&missing, &self.missing) } else { missing.iter().copied().collect() };
+        let found =
+            if self.begun { both(&missing, &self.missing) } else { missing.iter().copied().collect() };
         repair.drift += if self.begun { found.len() as u64 } else { 0 };
         let open = |cookie: &u64| {
             seen.sockets.get(cookie).map(|tracked| Correction::Open { cookie: *cookie, tracked: *tracked })
         };
         repair.corrections.extend(found.iter().filter_map(open));
 
-        let gone: HashSet<u64> = if seen.all_sockets {
-            seen.tracked.keys().filter(|cookie| !seen.sockets.contains_key(cookie)).copied().collect()
-        } else {
-            HashSet::new()
+        let could_be_read = |cookie: &u64| match seen.reach {
+            Reach::All => true,
+            Reach::Found => self.known.contains(cookie),
+            Reach::Part => false,
         };
+        let absent = seen.tracked.keys().filter(|cookie| !seen.sockets.contains_key(cookie));
+        let gone: HashSet<u64> = absent.filter(|cookie| could_be_read(cookie)).copied().collect();
         let closed = both(&gone, &self.gone);
         repair.drift += closed.len() as u64;
         repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Close { cookie }));
@@ -74,7 +91,10 @@ impl Reconciler {
         let idle: HashSet<SourceKey> =
             seen.counts.iter().filter(|(_, count)| **count == 0).map(|(source, _)| *source).collect();
         repair.idle = both(&idle, &self.idle);
-        *self = Self { begun: true, missing, gone, differences, idle };
+        let mut known = std::mem::take(&mut self.known);
+        known.retain(|cookie| seen.tracked.contains_key(cookie));
+        known.extend(seen.sockets.keys());
+        *self = Self { begun: true, known, missing, gone, differences, idle };
         repair
     }
 }
@@ -111,12 +131,13 @@ mod tests {
     }
 
     fn seen(counts: &[(u8, u64)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
-        let by_cookie = |list: &[(u64, u8)]| list.iter().map(|(cookie, host)| (*cookie, tracked(*host))).collect();
+        let by_cookie =
+            |list: &[(u64, u8)]| list.iter().map(|(cookie, host)| (*cookie, tracked(*host))).collect();
         Seen {
             counts: counts.iter().map(|(host, count)| (tracked(*host).source, *count)).collect(),
             tracked: by_cookie(counted),
             sockets: by_cookie(sockets),
-            all_sockets: true,
+            reach: Reach::All,
         }
     }
 
@@ -150,11 +171,22 @@ mod tests {
     }
 
     #[test]
-    fn nothing_is_gone_where_not_all_was_read() {
-        let mut reconciler = Reconciler::default();
-        let part = Seen { all_sockets: false, ..seen(&[(1, 1)], &[(7, 1)], &[]) };
-        for _ in 0..3 {
-            assert_eq!(reconciler.compare(&part), Repair::default());
+    fn nothing_is_gone_where_it_could_not_be_read() {
+        let absent = seen(&[(1, 1)], &[(7, 1)], &[]);
+        for (reach, was_there, closes) in [
+            (Reach::All, false, true),
+            (Reach::Found, false, false),
+            (Reach::Found, true, true),
+            (Reach::Part, true, false),
+        ] {
+            let mut reconciler = Reconciler::default();
+            if was_there {
+                reconciler.compare(&seen(&[(1, 1)], &[(7, 1)], &[(7, 1)]));
+            }
+            let absent = Seen { reach, ..absent.clone() };
+            assert_eq!(reconciler.compare(&absent), Repair::default());
+            let closed = reconciler.compare(&absent).corrections;
+            assert_eq!(closed.len(), usize::from(closes), "{reach:?}, {was_there}: {closed:?}");
         }
     }
 

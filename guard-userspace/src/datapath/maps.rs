@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins};
 use super::{Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 23] = [
+pub(super) const NAMES: [&str; 24] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -27,6 +27,7 @@ pub(super) const NAMES: [&str; 23] = [
     "METERS",
     "CONNECTIONS",
     "SOCKETS",
+    "HOME",
     "FLOWS",
     "EVIDENCE",
     "SAMPLED",

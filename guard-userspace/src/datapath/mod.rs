@@ -9,6 +9,7 @@
 //! | [`publish`] | makes a new policy live |
 //! | [`attach`] | puts the program on an interface |
 //! | [`counters`] | reads what was counted |
+//! | `types` | where members lie in the structures of the running kernel |
 //! | `tracker`, `connections` | counts connections, and corrects the count |
 //! | `rings` | reads what the program tells the agent |
 //! | [`probe`] | runs single frames through the program, for tests |
@@ -35,6 +36,7 @@ mod stack;
 mod succession;
 mod tracker;
 mod trie;
+mod types;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;

@@ -4,15 +4,19 @@
 //! its own beside the old one before it removes that; what both see counts once.
 
 use std::fs;
+use std::io;
 use std::os::fd::OwnedFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::PathBuf;
 
 use aya::Btf;
 use aya::programs::links::FdLink;
 use aya::programs::{BtfTracePoint, Program};
+use guard_common::abi::Home;
 
 use super::load::causes;
 use super::pins::Pins;
+use super::types::Types;
 use super::{Datapath, Error, bpf};
 
 const PROGRAM: &str = "guard_connections";
@@ -24,6 +28,8 @@ impl Datapath {
     /// # Errors
     /// When the kernel refuses: then `max_connections` goes by what the agent finds out itself.
     pub fn track_connections(&mut self) -> Result<(), Error> {
+        let home = home().map_err(|error| Error::Tracker(causes(&error)))?;
+        self.maps.array_mut::<Home>("HOME")?.set(0, home, 0)?;
         let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(PROGRAM) else {
             return Err(Error::NoProgram(PROGRAM));
         };
@@ -33,6 +39,16 @@ impl Datapath {
             None => self.unpinned.push(link),
         }
         Ok(())
+    }
+}
+
+/// The network namespace of this thread.
+fn home() -> io::Result<Home> {
+    let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
+    let offset = Types::of_kernel()?.offset("net", &["ns", "inum"]);
+    match (u32::try_from(inode), offset) {
+        (Ok(namespace), Some(offset)) => Ok(Home { namespace, offset }),
+        _ => Err(io::Error::other("this kernel does not tell network namespaces apart as others do")),
     }
 }
 

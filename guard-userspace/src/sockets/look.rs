@@ -35,7 +35,9 @@ impl Sockets {
                 continue;
             };
             let memory = &self.memory;
-            let view = View { namespace, ephemeral: &ephemeral, translations: &translations, memory };
+            let is_host = namespace == self.identity.inode;
+            let view =
+                View { namespace, is_host, ephemeral: &ephemeral, translations: &translations, memory };
             found.extend(candidates(sockets, &view));
         }
         // A list may show a socket twice that moved while it was made.

@@ -26,7 +26,7 @@ mod netlink;
 mod note;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeMap, BTreeSet, HashSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -132,6 +132,15 @@ impl Sockets {
     pub fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing, Error> {
         let (found, notes) = self.look(Some(ports))?;
         Ok(Listing { connections: found.into_iter().map(|found| found.connection).collect(), notes })
+    }
+
+    /// The cookies of all connections there are, to whatever port.
+    ///
+    /// # Errors
+    /// When the sockets of the own namespace cannot be listed.
+    pub fn cookies(&mut self) -> Result<HashSet<u64>, Error> {
+        let (found, _) = self.look(None)?;
+        Ok(found.into_iter().map(|found| found.connection.cookie).collect())
     }
 
     /// Lets go of all other namespaces; the next look opens them again.

@@ -29,6 +29,8 @@ pub(super) struct Candidate {
 /// A namespace, and what is known of its sockets.
 pub(super) struct View<'a> {
     pub(super) namespace: u64,
+    /// Whether it is that of the host itself.
+    pub(super) is_host: bool,
     pub(super) ephemeral: &'a RangeInclusive<u16>,
     pub(super) translations: &'a Translations,
     pub(super) memory: &'a Memory,
@@ -61,10 +63,11 @@ fn candidate(socket: Socket, listening: &BTreeSet<u16>, view: &View<'_>) -> Opti
     let remembered = || view.memory.get(&(view.namespace, cookie)).map(|known| known.origin);
     let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
     // The kernel gives no connection going out a port that a server has bound. That leaves those that a server used to have.
-    let is_incoming = known.is_some()
-        || state == State::HalfOpen
+    let looks_incoming = state == State::HalfOpen
         || listening.contains(&local.port())
         || !view.ephemeral.contains(&local.port());
+    // What is in another namespace and did not come through this host has nothing to do with the host's ports.
+    let is_incoming = known.is_some() || view.is_host && looks_incoming;
     let Origin { client, port } = known.unwrap_or(Origin { client: peer, port: local.port() });
     let connection =
         Connection { client, service_port: port, local, state, namespace: view.namespace, cookie };
@@ -102,7 +105,8 @@ mod tests {
         translations: &Translations,
         memory: &Memory,
     ) -> Option<Candidate> {
-        let view = View { namespace: NAMESPACE, ephemeral: &(32768..=60999), translations, memory };
+        let view =
+            View { namespace: NAMESPACE, is_host: true, ephemeral: &(32768..=60999), translations, memory };
         candidate(socket.clone(), &listening.iter().copied().collect(), &view)
     }
 

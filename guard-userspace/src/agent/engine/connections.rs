@@ -4,14 +4,14 @@ use std::collections::{BTreeSet, HashMap};
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use guard_common::abi::{FlowKey, Tracked};
+use guard_common::abi::{Correction, FlowKey, Tracked};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Engine, lock};
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
-use crate::connections::{self, Reconciler, Seen, SourceConnections};
+use crate::connections::{self, Reach, Reconciler, Repair, Seen, SourceConnections};
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
 /// What is needed to look at the sockets, and what was found at the last look.
@@ -34,6 +34,25 @@ impl Watch {
         self.sockets.forget();
         Ok(listing?)
     }
+
+    /// Leaves alone what exists, though nobody knows any longer to which port its client came: conntrack forgets a connection that is
+    /// silent for long.
+    fn spare_existing(&mut self, repair: &mut Repair) -> Result<()> {
+        let closes = |correction: &Correction| matches!(correction, Correction::Close { .. });
+        if !repair.corrections.iter().any(closes) {
+            return Ok(());
+        }
+        let existing = self.sockets.cookies();
+        self.sockets.forget();
+        let existing = existing?;
+        let before = repair.corrections.len();
+        repair.corrections.retain(|correction| match correction {
+            Correction::Close { cookie } => !existing.contains(cookie),
+            Correction::Open { .. } | Correction::Add { .. } => true,
+        });
+        repair.drift -= (before - repair.corrections.len()) as u64;
+        Ok(())
+    }
 }
 
 impl Engine {
@@ -48,8 +67,9 @@ impl Engine {
         let tracked = self.maps.tracked()?.into_iter().collect();
         let listing = watch.list(&ports)?;
         let sockets = self.tracked_of(&listing);
-        let all_sockets = listing.notes.is_empty();
-        let repair = watch.reconciler.compare(&Seen { counts, tracked, sockets, all_sockets });
+        let reach = reach(&listing.notes);
+        let mut repair = watch.reconciler.compare(&Seen { counts, tracked, sockets, reach });
+        watch.spare_existing(&mut repair)?;
         if watch.notes != listing.notes {
             listing.notes.iter().for_each(|note| info!("{note}"));
             watch.notes = listing.notes;
@@ -120,6 +140,19 @@ impl Engine {
         };
         listing.connections.iter().filter(is_open).filter_map(tracked).collect()
     }
+}
+
+/// How much a look has found that left these notes.
+fn reach(notes: &[Note]) -> Reach {
+    let of = |note: &Note| match note {
+        Note::HiddenProcesses { .. } => Reach::Found,
+        Note::NotEntered { .. } | Note::NotListed { .. } | Note::NoTranslations { .. } => Reach::Part,
+    };
+    let all: Vec<Reach> = notes.iter().map(of).collect();
+    if all.contains(&Reach::Part) {
+        return Reach::Part;
+    }
+    if all.is_empty() { Reach::All } else { Reach::Found }
 }
 
 fn tcp_ports(policy: &Policy) -> BTreeSet<u16> {

@@ -30,15 +30,15 @@ use tracing::{info, warn};
 use super::{ExplainQuery, Settings, explain, status};
 use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
-use crate::drops::RecentDrops;
-use crate::sockets::Sockets;
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
+use crate::drops::RecentDrops;
 use crate::explain::Explanation;
 use crate::ledger::Action;
+use crate::sockets::Sockets;
 
 use attach::Attached;
-use connections::Watch;
 pub use blocks::{blocks_of, check as check_blocks};
+use connections::Watch;
 pub use health::Health;
 use policy::Policies;
 pub use policy::{Applied, ApplyError};

@@ -33,7 +33,8 @@ impl Engine {
         let policy = self.policies().live().clone();
         // One source may have been reported many times over since the last look.
         let mut worst: HashMap<_, Offence> = HashMap::new();
-        for offence in offences.iter().filter_map(|offence| self.told(offence, &services, &policy.autoblock)) {
+        for offence in offences.iter().filter_map(|offence| self.told(offence, &services, &policy.autoblock))
+        {
             let known = worst.entry((offence.source, offence.kind)).or_insert_with(|| offence.clone());
             if known.count < offence.count {
                 *known = offence;
@@ -78,8 +79,9 @@ impl Engine {
             OffenceKind::Refused => (Kind::Refused, autoblock.refused_per_minute),
             OffenceKind::Limited => (Kind::Limited, autoblock.limited_per_minute),
         };
-        let window = (kind != Kind::Connections)
-            .then(|| Duration::from_nanos(offence.at.saturating_sub(offence.since)).max(Duration::from_secs(1)));
+        let window = (kind != Kind::Connections).then(|| {
+            Duration::from_nanos(offence.at.saturating_sub(offence.since)).max(Duration::from_secs(1))
+        });
         Some(Offence {
             source: self.maps.source_net(&offence.source),
             service: services.get(&offence.source.service())?.clone(),
@@ -96,8 +98,7 @@ impl Engine {
             return Ok(());
         }
         let protected = Protected::of_host();
-        let rules =
-            Rules { autoblock: &policy.autoblock, trusted: &policy.trusted, protected: &protected };
+        let rules = Rules { autoblock: &policy.autoblock, trusted: &policy.trusted, protected: &protected };
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
         let (decision, blocked) = parts.register.judge(parts.datapath.maps_mut(), &rules, offence)?;
