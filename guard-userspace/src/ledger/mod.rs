@@ -18,6 +18,8 @@ mod clock;
 mod events;
 mod offenders;
 mod schema;
+#[cfg(test)]
+mod tests;
 
 use std::fs::{self, DirBuilder, OpenOptions};
 use std::io;

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::LedgerError;
 
 /// Each step brings a file from the version of its index to the next.
-const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 2] = [
     "
     CREATE TABLE blocks (
         net      TEXT NOT NULL,     -- address or prefix
