@@ -74,7 +74,14 @@ pub struct BlockCounts {
     pub added_auto: u64,
 }
 
+/// Of a block only whom and until when: a time of day, or none for ever.
+pub type End = (IpNet, Scope, Option<u64>);
+
 impl Block {
+    pub const fn end(&self) -> End {
+        (self.net, self.scope, self.until)
+    }
+
     /// Whether it ends when the other does, or before.
     pub fn ends_no_later_than(&self, other: &Self) -> bool {
         self.until.is_some_and(|until| other.until.is_none_or(|other| until <= other))

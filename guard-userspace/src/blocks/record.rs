@@ -6,7 +6,7 @@ use std::path::PathBuf;
 use ipnet::IpNet;
 use tracing::{info, warn};
 
-use super::{Block, Clock};
+use super::{Block, Clock, End};
 use crate::autoblock::Offender;
 use crate::ledger::{Change, Event, EventQuery, Ledger, LedgerError};
 
@@ -77,6 +77,21 @@ impl Record {
     pub(super) fn blocks(&mut self, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
         let blocks = self.with(|ledger| ledger.blocks(clock))?;
         Ok(self.with_missed(blocks, clock))
+    }
+
+    /// The same in short, in no order.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn ends(&mut self, clock: &Clock) -> Result<Vec<End>, LedgerError> {
+        if self.missed.is_some() {
+            return Ok(self.blocks(clock)?.iter().map(Block::end).collect());
+        }
+        self.with(|ledger| ledger.ends(clock))
+    }
+
+    pub(super) fn missed_ends(&self, clock: &Clock) -> Vec<End> {
+        self.missed_blocks(clock).iter().map(Block::end).collect()
     }
 
     /// The blocks that wait to be written; by `clock`.

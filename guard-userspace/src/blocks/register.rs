@@ -11,7 +11,7 @@ use tracing::warn;
 use super::nested::Ends;
 use super::record::Record;
 use super::told::Told;
-use super::{Block, BlockCounts, Clock, Origin, Scope, notes};
+use super::{Block, BlockCounts, Clock, End, Origin, Scope, notes};
 use crate::autoblock::{self, Automatic, Decision, InForce, Memory, Offence, Rules};
 use crate::datapath::{Error, Maps, monotonic_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
@@ -79,14 +79,15 @@ impl Register {
     ///
     /// # Errors
     /// When the kernel does not take it; nothing has changed then.
-    pub fn block(&mut self, maps: &mut Maps, blocks: &[Block]) -> Result<Blocked, Error> {
+    pub fn block(&mut self, maps: &mut Maps, blocks: Vec<Block>) -> Result<Blocked, Error> {
         let clock = Clock::now();
-        let added = self.told.block(maps, &ends(blocks, &clock))?;
+        let added = self.told.block(maps, &ends(blocks.iter().map(Block::end), &clock))?;
         self.added.added_manual += added as u64;
-        let put = blocks.iter().map(|block| ((block.net, block.scope), block.clone())).collect();
-        let events = notes::blocked(blocks).into_iter().collect();
+        let already = blocks.len() - added;
+        let events = notes::blocked(&blocks).into_iter().collect();
+        let put = blocks.into_iter().map(|block| ((block.net, block.scope), block)).collect();
         let not_recorded = self.write(Change { put, events, ..Change::new(clock) });
-        Ok(Blocked { added, already: blocks.len() - added, not_recorded })
+        Ok(Blocked { added, already, not_recorded })
     }
 
     /// Decides on an offence, and blocks the source if that is the decision.
@@ -110,7 +111,7 @@ impl Register {
         let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
         let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
         let blocks = [automatic_block(automatic, &clock, at)];
-        let added = self.told.block(maps, &self::ends(&blocks, &clock))?;
+        let added = self.told.block(maps, &self::ends(blocks.iter().map(Block::end), &clock))?;
         self.added.added_auto += 1;
         let offenders = self.memory.note(automatic, time, rules.autoblock.forget_after);
         let [block] = blocks;
@@ -214,19 +215,19 @@ impl Register {
     fn reconcile(&mut self, maps: &mut Maps, clock: &Clock) -> Result<Result<(), LedgerError>, Error> {
         let at = monotonic_now();
         let caught_up = self.record.catch_up(clock);
-        let read = self.record.blocks(clock).and_then(|blocks| Ok((blocks, self.record.offenders(clock)?)));
-        let read = read.map(|(blocks, offenders)| {
+        let read = self.record.ends(clock).and_then(|ends| Ok((ends, self.record.offenders(clock)?)));
+        let read = read.map(|(ends, offenders)| {
             self.memory.learn(offenders);
-            blocks
+            ends
         });
-        let (blocks, read) = match read {
-            Ok(blocks) => (blocks, Ok(())),
-            Err(error) => (self.record.missed_blocks(clock), Err(error)),
+        let (recorded, read) = match read {
+            Ok(ends) => (ends, Ok(())),
+            Err(error) => (self.record.missed_ends(clock), Err(error)),
         };
-        let (ended, live): (Vec<Block>, Vec<Block>) = blocks
-            .into_iter()
-            .partition(|block| block.until.is_some_and(|until| clock.to_kernel(until) <= at));
-        let (told, found) = Told::begin(maps, &ends(&live, clock))?;
+        let is_ended = |until: &Option<u64>| until.is_some_and(|until| clock.to_kernel(until) <= at);
+        let ended_by = recorded.iter().any(|(.., until)| is_ended(until)).then_some(at);
+        let live = recorded.into_iter().filter(|(.., until)| !is_ended(until));
+        let (told, found) = Told::begin(maps, ends(live, clock))?;
         self.told = told;
         if let Err(error) = read.and(caught_up) {
             return Ok(Err(error));
@@ -237,7 +238,6 @@ impl Register {
             .flat_map(|found| self::found(found, clock, at))
             .map(|block| ((block.net, block.scope), block))
             .collect();
-        let ended_by = (!ended.is_empty()).then_some(at);
         let change = Change { ended_by, found, ..Change::new(clock.clone()) };
         Ok(if change.is_empty() { Ok(()) } else { self.record.write(change) })
     }
@@ -249,15 +249,15 @@ impl Register {
 }
 
 /// The ends of blocks by the kernel's clock, for each network.
-fn ends(blocks: &[Block], clock: &Clock) -> BTreeMap<IpNet, Ends> {
-    let mut ends: BTreeMap<IpNet, Ends> = BTreeMap::new();
-    for block in blocks {
-        let until = block.until.map_or(u64::MAX, |until| clock.to_kernel(until));
-        let host = match block.scope {
+fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<IpNet, Ends> {
+    let mut ends: HashMap<IpNet, Ends> = HashMap::new();
+    for (net, scope, until) in blocks {
+        let until = until.map_or(u64::MAX, |until| clock.to_kernel(until));
+        let host = match scope {
             Scope::Host => until,
             Scope::Services => 0,
         };
-        let known = ends.entry(block.net).or_default();
+        let known = ends.entry(net).or_default();
         *known = known.max(Ends { host, services: until });
     }
     ends

@@ -26,19 +26,21 @@ const MANY: usize = 4096;
 type Entries = HashMap<IpNet, abi::Block>;
 
 /// An entry to be written; none: to be removed.
-type Changes = BTreeMap<IpNet, Option<Ends>>;
+type Changes = Vec<(IpNet, Option<Ends>)>;
 
 impl Told {
-    /// Begins with what is in the kernel, with all of these blocks beside it. Returns those of the kernel that last longer than the blocks
-    /// say.
+    /// Begins with what is in the kernel, and with all of these blocks beside it. Returns what of the kernel's lasts longer than they say.
     pub(super) fn begin(
         maps: &mut Maps,
-        wanted: &BTreeMap<IpNet, Ends>,
+        mut wanted: HashMap<IpNet, Ends>,
     ) -> Result<(Self, Vec<(IpNet, Ends)>), Error> {
         let at = monotonic_now();
         let present: Entries = maps.blocks()?.into_iter().collect();
         let mut told = Self::default();
-        told.nested.set(&wanted.iter().filter(|(net, _)| !is_address(net)).map(owned).collect());
+        let prefixes = |wanted: &HashMap<IpNet, Ends>| -> BTreeMap<IpNet, Ends> {
+            wanted.iter().filter(|(net, _)| !is_address(net)).map(owned).collect()
+        };
+        told.nested.set(&prefixes(&wanted));
         let mut found: Vec<(IpNet, Ends)> = Vec::new();
         for (net, entry) in present.iter().filter(|(_, entry)| is_live(entry, at)) {
             let said = if is_address(net) {
@@ -50,35 +52,29 @@ impl Told {
                 found.push((*net, of_entry(entry)));
             }
         }
-        let mut all = wanted.clone();
         for (net, ends) in &found {
-            let known = all.entry(*net).or_default();
+            let known = wanted.entry(*net).or_default();
             *known = known.max(*ends);
         }
-        let prefixes: BTreeMap<IpNet, Ends> =
-            all.iter().filter(|(net, _)| !is_address(net)).map(owned).collect();
-        let mut changes = told.nested.set(&prefixes);
-        changes.extend(all.iter().filter(|(net, _)| is_address(net)).map(|(net, ends)| (*net, Some(*ends))));
-        told.count(&changes);
-        changes.extend(present.keys().filter(|net| !all.contains_key(*net)).map(|net| (*net, None)));
+        let prefixes = told.nested.set(&prefixes(&wanted));
+        let addresses = || wanted.iter().filter(|(net, _)| is_address(net));
+        told.addresses = addresses().count();
+        told.host_addresses = addresses().filter(|(_, ends)| ends.host != 0).count();
         // Most are there already, and as they should be.
-        changes.retain(|net, ends| {
-            let there = present.get(net).map(of_entry);
-            ends.is_none_or(|ends| there.is_none_or(|there| there.is_other_than(ends)))
-        });
-        write(maps, changes, &present)?;
+        let differs = |net: &IpNet, ends: Ends| {
+            present.get(net).is_none_or(|entry| of_entry(entry).is_other_than(ends))
+        };
+        let all = addresses().map(|(net, ends)| (*net, Some(*ends))).chain(prefixes);
+        let mut changes: Changes =
+            all.filter(|(net, ends)| ends.is_none_or(|ends| differs(net, ends))).collect();
+        changes.extend(present.keys().filter(|net| !wanted.contains_key(*net)).map(|net| (*net, None)));
+        write(maps, &changes, &present)?;
         told.tell_host(maps)?;
         Ok((told, found))
     }
 
-    fn count(&mut self, changes: &Changes) {
-        let addresses = || changes.iter().filter(|(net, ends)| is_address(net) && ends.is_some());
-        self.addresses = addresses().count();
-        self.host_addresses = addresses().filter(|(_, ends)| ends.is_some_and(|ends| ends.host != 0)).count();
-    }
-
     /// Blocks, all or nothing; what is blocked already stays so for the longer of the two times. Returns how many were not.
-    pub(super) fn block(&mut self, maps: &mut Maps, wanted: &BTreeMap<IpNet, Ends>) -> Result<usize, Error> {
+    pub(super) fn block(&mut self, maps: &mut Maps, wanted: &HashMap<IpNet, Ends>) -> Result<usize, Error> {
         let at = monotonic_now();
         let present = self.present(maps, wanted.keys())?;
         let mut added = 0;
@@ -87,7 +83,7 @@ impl Told {
             let known = self.known(net, &present);
             added += usize::from(known.services <= at);
             if is_address(net) {
-                addresses.insert(*net, Some(ends.max(known)));
+                addresses.push((*net, Some(ends.max(known))));
             } else {
                 prefixes.insert(*net, ends.max(known));
             }
@@ -168,7 +164,7 @@ impl Told {
         }
         let mut changes = addresses;
         changes.extend(self.nested.set(prefixes));
-        if let Err(error) = write(maps, changes, present) {
+        if let Err(error) = write(maps, &changes, present) {
             self.nested.set(&before);
             return Err(error);
         }
@@ -215,10 +211,10 @@ impl Told {
 }
 
 /// Writes and removes entries; `present` holds those that were there of them. If the kernel refuses one, all are as they were.
-fn write(maps: &mut Maps, changes: Changes, present: &Entries) -> Result<(), Error> {
+fn write(maps: &mut Maps, changes: &Changes, present: &Entries) -> Result<(), Error> {
     let mut entries = Vec::new();
     let mut gone = Vec::new();
-    for (net, ends) in &changes {
+    for (net, ends) in changes {
         match ends {
             Some(ends) => {
                 entries.push((*net, entry(*ends, present.get(net).map_or(0, |known| known.dropped))))
@@ -228,7 +224,7 @@ fn write(maps: &mut Maps, changes: Changes, present: &Entries) -> Result<(), Err
     }
     let written = maps.write_blocks(&entries).and_then(|()| maps.remove_blocks(&gone));
     if written.is_err() {
-        put_back(maps, changes.keys(), present);
+        put_back(maps, changes.iter().map(|(net, _)| net), present);
     }
     written
 }

@@ -143,7 +143,7 @@ fn without_agent(global: &Global, request: &BlockRequest) -> Result<BlockAnswer>
     // What the policy trusts, only the agent knows; the program lets it through to guarded ports all the same.
     agent::check_blocks(request, Vec::new())?;
     let mut register = Register::open(global.state.clone(), &mut maps)?;
-    let blocked = register.block(&mut maps, &agent::blocks_of(request, &myself()))?;
+    let blocked = register.block(&mut maps, agent::blocks_of(request, &myself()))?;
     let killed = request.kill.then(|| kill(&maps, request)).transpose();
     let (killed, not_killed) =
         killed.map_or_else(|why| (None, Some(format!("{why:#}"))), |killed| (killed, None));

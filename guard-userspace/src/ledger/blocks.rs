@@ -7,7 +7,7 @@ use rusqlite::{Connection, Row, params};
 use tracing::warn;
 
 use super::{Ledger, LedgerError};
-use crate::blocks::{Block, Clock, Origin, Scope, shifted};
+use crate::blocks::{Block, Clock, End, Origin, Scope, shifted};
 
 impl Ledger {
     /// All blocks, those that have ended included until they are removed. What cannot be read is left out, with a warning. Times of day
@@ -19,6 +19,24 @@ impl Ledger {
         let behind = -super::clock::ahead(&self.connection, clock)?;
         let mut select = self.connection.prepare_cached("SELECT * FROM blocks ORDER BY since, net")?;
         read(select.query([])?, behind)
+    }
+
+    /// The same in short, in no order: a million of them are read when guard starts.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn ends(&self, clock: &Clock) -> Result<Vec<End>, LedgerError> {
+        let behind = -super::clock::ahead(&self.connection, clock)?;
+        let mut select = self.connection.prepare_cached("SELECT net, scope, until FROM blocks")?;
+        let mut rows = select.query([])?;
+        let mut ends = Vec::new();
+        while let Some(row) = rows.next()? {
+            let net = row.get_ref("net")?.as_str().ok().and_then(|net| net.parse().ok());
+            let scope = row.get_ref("scope")?.as_str().ok().and_then(scope);
+            let until = row.get::<_, Option<i64>>("until")?.map(|time| time_of(time, behind));
+            ends.extend(net.zip(scope).map(|(net, scope)| (net, scope, until)));
+        }
+        Ok(ends)
     }
 
     /// The blocks that have ended by a time of the kernel's clock.
@@ -123,13 +141,10 @@ fn block(row: &Row<'_>, shift: i64) -> Result<Block, LedgerError> {
     let wrong = |what: &str, value: &str| LedgerError::Content(format!("{value:?} as {what}"));
     let (net, scope, origin) = (text("net")?, text("scope")?, text("origin")?);
     let evidence: Option<String> = row.get("evidence")?;
-    let time = |time: i64| shifted(time.max(0).cast_unsigned(), shift);
+    let time = |time| time_of(time, shift);
     Ok(Block {
         net: net.parse().map_err(|_| wrong("a network", &net))?,
-        scope: [Scope::Host, Scope::Services]
-            .into_iter()
-            .find(|known| known.name() == scope)
-            .ok_or_else(|| wrong("a scope", &scope))?,
+        scope: self::scope(&scope).ok_or_else(|| wrong("a scope", &scope))?,
         origin: [Origin::Manual, Origin::Auto]
             .into_iter()
             .find(|known| known.name() == origin)
@@ -140,4 +155,12 @@ fn block(row: &Row<'_>, shift: i64) -> Result<Block, LedgerError> {
         since: time(row.get("since")?),
         until: row.get::<_, Option<i64>>("until")?.map(time),
     })
+}
+
+fn scope(name: &str) -> Option<Scope> {
+    [Scope::Host, Scope::Services].into_iter().find(|known| known.name() == name)
+}
+
+fn time_of(time: i64, shift: i64) -> u64 {
+    shifted(time.max(0).cast_unsigned(), shift)
 }

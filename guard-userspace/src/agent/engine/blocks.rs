@@ -22,7 +22,7 @@ impl Engine {
         let blocks = blocks_of(request, &by);
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
-        let blocked = parts.register.block(parts.datapath.maps_mut(), &blocks)?;
+        let blocked = parts.register.block(parts.datapath.maps_mut(), blocks)?;
         self.count_blocks(&kernel.register);
         drop(kernel);
         let killed = request.kill.then(|| self.kill_and_note(&request.nets, request.scope, &by)).transpose();
