@@ -92,6 +92,9 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
 }
 
 /// The first limit that the packet exceeds. Each limit before it has counted the packet.
+///
+/// The limits of connections come first: a flood of forged SYNs ends there, and takes nothing from what the client that it names has left
+/// for the packets of its connections.
 #[inline(always)]
 fn exceeded<T: Tables, C: Fn() -> u64>(
     length: usize,
@@ -111,19 +114,16 @@ fn exceeded<T: Tables, C: Fn() -> u64>(
         observer.step(Step::Limit { limit, within });
         within
     };
+    if opens_connection && !within(Limit::Connections, &limits.connections, &connections, 1) {
+        return Some(Reason::ConnectionRate);
+    }
     if !within(Limit::Packets, &limits.packets, &packets, 1) {
         return Some(Reason::PacketRate);
     }
     if !within(Limit::Bytes, &limits.bytes, &bytes, length as u64) {
         return Some(Reason::ByteRate);
     }
-    if !opens_connection {
-        return None;
-    }
-    if !within(Limit::Connections, &limits.connections, &connections, 1) {
-        return Some(Reason::ConnectionRate);
-    }
-    if limits.max_connections == 0 {
+    if !opens_connection || limits.max_connections == 0 {
         return None;
     }
     let open = tables.connections(source);

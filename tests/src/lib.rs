@@ -18,6 +18,7 @@
 //! | [`scene`] | the network that most tests use |
 //! | [`shapes`] | packets that slip through many filters |
 //! | [`stale`] | what tests that died have left |
+//! | [`streams`] | a server that streams, and its clients |
 //! | [`tap`] | what guard lets through, frame by frame |
 //! | [`wait`] | waiting for something to become true |
 
@@ -36,6 +37,7 @@ pub mod raw;
 pub mod scene;
 pub mod shapes;
 pub mod stale;
+pub mod streams;
 pub mod tap;
 pub mod wait;
 

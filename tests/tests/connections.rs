@@ -1,13 +1,13 @@
 //! Connections: who has how many, where containers are behind the host too, what limits them, and what ends them.
 
-use std::net::{IpAddr, SocketAddr, TcpStream};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guard_common::Reason;
 use guard_tests::guard::Guard;
-use guard_tests::net::{Host, Running};
-use guard_tests::scene::{ALLOW, CLIENT, SERVER, STRANGER, Scene};
+use guard_tests::net::Host;
+use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
+use guard_tests::streams::{StreamingServer, connect, stream};
 use guard_tests::wait;
 use serde_json::Value;
 
@@ -21,42 +21,8 @@ fn policy(limits: &str) -> String {
 
 const FIVE: &str = "limits = \"few\"\n[limits.few]\nmax_connections = 5\n";
 
-/// A server that streams, on a port of a host.
-fn serve(host: &Host, port: u16) -> Result<Running> {
-    let mut command = host.command(env!("CARGO_BIN_EXE_guard-streaming-server"));
-    let server = host.start(command.args(["--port", &port.to_string()]))?;
-    let is_up = || host.output("curl", &["-sf", &format!("http://127.0.0.1:{port}/health")]);
-    ensure!(wait::within(PATIENCE, || is_up().is_ok_and(|(ok, _)| ok)), "the server does not start");
-    Ok(server)
-}
-
-/// Generations that run on a server.
-fn active(host: &Host, port: u16) -> Result<u64> {
-    let (ok, text) = host.output("curl", &["-sf", &format!("http://127.0.0.1:{port}/active")])?;
-    ensure!(ok, "{text}");
-    serde_json::from_str::<Value>(&text)?["active"].as_u64().context("no number")
-}
-
-/// Asks for a stream that goes on for minutes.
-fn stream(host: &Host, server: &str) -> Result<Running> {
-    let mut curl = host.command("curl");
-    curl.args(["-sN", "-o", "/dev/null", "-H", "content-type: application/json", "-d"]);
-    curl.arg(r#"{"prompt": "x", "stream": true, "max_tokens": 100000, "delay": 20}"#);
-    host.start(curl.arg(format!("http://{}:8000/v1/completions", bracketed(server))))
-}
-
-fn bracketed(address: &str) -> String {
-    if address.contains(':') { format!("[{address}]") } else { address.to_owned() }
-}
-
-/// Opens connections and does nothing with them.
-fn connect(host: &Host, server: &str, count: usize) -> Result<Vec<TcpStream>> {
-    let server: SocketAddr = (server.parse::<IpAddr>()?, 8000).into();
-    host.enter(|| {
-        let open = || TcpStream::connect_timeout(&server, Duration::from_millis(500));
-        (0..count).map(|_| open().context("cannot connect")).collect()
-    })
-}
+/// The path of the server that streams.
+const STREAMING: &str = env!("CARGO_BIN_EXE_guard-streaming-server");
 
 /// Established and half-open connections by source, as `guard connections --json` says.
 fn connections(guard: &Guard<'_>) -> Result<Vec<(String, u64, u64)>> {
@@ -82,7 +48,7 @@ fn expect(guard: &Guard<'_>, expected: &[(&str, u64)]) -> Result<()> {
 #[test]
 fn a_source_has_no_more_connections_than_its_limit() -> Result<()> {
     let scene = Scene::new()?;
-    let _server = serve(&scene.server, 8000)?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
     // These are open before guard comes.
     let mut open = connect(&scene.client, SERVER[0], 2)?;
     let mut guard = Guard::start(&scene.server, &policy(FIVE))?;
@@ -113,33 +79,29 @@ fn a_source_has_no_more_connections_than_its_limit() -> Result<()> {
 #[test]
 fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Result<()> {
     let scene = Scene::new()?;
-    let _server = serve(&scene.server, 8000)?;
+    let server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
     scene.client.ip("address add 10.77.1.9/16 dev eth0")?;
     let guard = Guard::start(&scene.server, &policy(""))?;
     let streams = [stream(&scene.client, SERVER[0])?, stream(&scene.client, SERVER[1])?];
-    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 2)));
+    ensure!(server.has(2, PATIENCE));
     let (code, stdout, stderr) =
         guard.output(&["block", CLIENT[0], "--kill", "--scope", "services", "--json"])?;
     ensure!(code == Some(0), "{stderr}");
     let answer: Value = serde_json::from_str(&stdout)?;
     ensure!(answer["killed"] == 1 && answer["added"] == 1, "{answer}");
-    ensure!(
-        wait::within(Duration::from_secs(1), || active(&scene.server, 8000).is_ok_and(|active| active == 1)),
-        "the generation ends at once: {}",
-        active(&scene.server, 8000)?
-    );
+    ensure!(server.has(1, Duration::from_secs(1)), "the generation ends at once: {}", server.active()?);
     expect(&guard, &[("fd00:77::/64", 1)])?;
     let (_, events, _) = guard.output(&["events"])?;
     ensure!(events.contains("kill 10.77.1.2/32"), "{events}");
     // Without an agent, too.
     drop(streams);
     let _streams = [stream(&scene.client, SERVER[1])?];
-    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 1)));
+    ensure!(server.has(1, PATIENCE));
     let mut guard = guard;
     guard.kill()?;
     let (code, stdout, stderr) = guard.output(&["block", CLIENT[1], "--kill"])?;
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
-    ensure!(wait::within(PATIENCE, || active(&scene.server, 8000).is_ok_and(|active| active == 0)));
+    ensure!(server.has(0, PATIENCE));
     Ok(())
 }
 
@@ -148,7 +110,7 @@ fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Resu
 fn a_container_behind_nat_is_guarded_like_the_host() -> Result<()> {
     let scene = Scene::new()?;
     let container = scene.server.publish(8000, 9000)?;
-    let _server = serve(&container, 9000)?;
+    let server = StreamingServer::start(&container, STREAMING, 9000)?;
     let reaches = |host: &Host| {
         let url = format!("http://{}:8000/health", SERVER[0]);
         host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok)
@@ -171,11 +133,10 @@ fn a_container_behind_nat_is_guarded_like_the_host() -> Result<()> {
     drop(open);
     expect(&guard, &[])?;
     let _stream = stream(&scene.client, SERVER[0])?;
-    ensure!(wait::within(PATIENCE, || active(&container, 9000).is_ok_and(|active| active == 1)));
+    ensure!(server.has(1, PATIENCE));
     let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services"])?;
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
-    ensure!(wait::within(Duration::from_secs(1), || active(&container, 9000).is_ok_and(|active| active == 0)));
+    ensure!(server.has(0, Duration::from_secs(1)));
     ensure!(!reaches(&scene.client), "the block");
-    let _ = STRANGER;
     Ok(())
 }
