@@ -88,15 +88,20 @@ pub fn check(request: &BlockRequest, trusted: Vec<IpNet>) -> Result<(), Refusal>
     request.nets.iter().try_for_each(|net| protected.check(net))
 }
 
+/// Characters of a reason. Each block of a list keeps its own copy.
+const LONGEST_REASON: usize = 1000;
+
 /// The blocks that a request asks for.
 pub fn blocks_of(request: &BlockRequest, by: &str) -> Vec<Block> {
     let since = blocks::now();
     let until = request.lasts.map(|time| since.saturating_add(time));
+    let reason: Option<String> =
+        request.reason.as_ref().map(|reason| reason.chars().take(LONGEST_REASON).collect());
     let block = |net: &IpNet| Block {
         net: net.trunc(),
         scope: request.scope,
         origin: Origin::Manual,
-        reason: request.reason.clone(),
+        reason: reason.clone(),
         evidence: None,
         by: by.into(),
         since,
