@@ -142,11 +142,6 @@ impl Record {
         Ok(events)
     }
 
-    /// Why the ledger is behind, as far as one knows without trying.
-    pub(super) const fn is_behind(&self) -> bool {
-        self.missed.is_some()
-    }
-
     fn with_missed(&self, blocks: Vec<Block>, clock: &Clock) -> Vec<Block> {
         let Some(missed) = &self.missed else { return blocks };
         let mut missed = missed.clone();

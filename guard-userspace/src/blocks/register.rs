@@ -205,11 +205,6 @@ impl Register {
         BlockCounts { auto, manual: (self.told.len() as u64).saturating_sub(auto), ..self.added }
     }
 
-    /// Whether the ledger has not taken something yet.
-    pub const fn is_behind(&self) -> bool {
-        self.record.is_behind()
-    }
-
     /// Brings kernel and ledger to what either knows: the longer of two times holds. The outer error is the kernel's, the inner one the
     /// ledger's; then the blocks are those of the kernel.
     fn reconcile(&mut self, maps: &mut Maps, clock: &Clock) -> Result<Result<(), LedgerError>, Error> {
