@@ -1,6 +1,6 @@
 //! Ending connections.
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeSet, HashSet};
 use std::io;
 
 use ipnet::IpNet;
@@ -43,10 +43,10 @@ impl Sockets {
         for _ in 0..LOOKS {
             let (found, notes) = self.look(ports)?;
             killed.notes = notes;
-            let left: Vec<_> = found.into_iter().filter(|found| is_left(found, nets, &destroyed)).collect();
+            let left: Vec<_> = found.into_iter().filter(|found| is_to_end(found, nets)).collect();
             let failed = self.destroy_all(&left, &mut destroyed);
             let is_done = failed.len() == left.len();
-            killed.failed = failed.into_values().collect();
+            killed.failed = failed;
             if is_done {
                 break;
             }
@@ -56,19 +56,14 @@ impl Sockets {
     }
 
     /// Returns what was not destroyed though it is there.
-    fn destroy_all(
-        &mut self,
-        sockets: &[Candidate],
-        destroyed: &mut HashSet<(u64, u64)>,
-    ) -> BTreeMap<(u64, u64), Failure> {
-        let mut failed = BTreeMap::new();
+    fn destroy_all(&mut self, sockets: &[Candidate], destroyed: &mut HashSet<(u64, u64)>) -> Vec<Failure> {
+        let mut failed = Vec::new();
         for candidate in sockets {
             match self.destroy(candidate) {
                 Ok(was_there) => destroyed.extend(was_there.then_some(candidate.key())),
                 Err(error) => {
-                    let failure =
-                        Failure { connection: candidate.connection.clone(), reason: reason(&error) };
-                    failed.insert(candidate.key(), failure);
+                    let connection = candidate.connection.clone();
+                    failed.push(Failure { connection, reason: reason(&error) });
                 }
             }
         }
@@ -76,12 +71,11 @@ impl Sockets {
     }
 }
 
-/// Whether this is to be destroyed. Older kernels say that they have destroyed a socket that its process has closed before, and let it
-/// end by itself; it costs nobody anything.
-fn is_left(candidate: &Candidate, nets: &[IpNet], destroyed: &HashSet<(u64, u64)>) -> bool {
+/// Whether this is to be destroyed. What its process has closed ends by itself, and nobody works for it. Kernels before 6.12 take the
+/// timers from such a socket instead of destroying it, so that it stays for ever.
+fn is_to_end(candidate: &Candidate, nets: &[IpNet]) -> bool {
     let is_ending = candidate.socket.is_ownerless && candidate.connection.state == State::Closing;
-    let is_theirs = nets.iter().any(|net| net.contains(&candidate.connection.client.ip()));
-    is_theirs && !(is_ending && destroyed.contains(&candidate.key()))
+    !is_ending && nets.iter().any(|net| net.contains(&candidate.connection.client.ip()))
 }
 
 fn reason(error: &io::Error) -> String {
