@@ -13,7 +13,7 @@ use crate::gcra::Word;
 use crate::parse::{TCP, TcpFlags};
 
 /// Drops that a CPU looks into in a stretch.
-const A_STRETCH: u32 = 64;
+const A_STRETCH: u32 = 256;
 /// Past these, one in so many.
 const ONE_IN: u32 = 512;
 /// The same source is sampled for the same reason once in so many nanoseconds.

@@ -11,6 +11,7 @@
 //! | --- | --- |
 //! | [`config`] | the policy file: as written, validated |
 //! | [`plan`] | a policy as the entries of the tables |
+//! | [`events`] | what was done and what was dropped |
 //! | [`explain`] | the steps to a verdict, in words |
 //! | [`memory`] | the tables in plain memory |
 //! | [`simulate`] | a capture through a policy |
@@ -35,6 +36,7 @@ pub mod connections;
 pub mod control;
 pub mod datapath;
 pub mod drops;
+pub mod events;
 pub mod explain;
 pub mod ledger;
 pub mod memory;

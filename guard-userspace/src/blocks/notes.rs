@@ -11,7 +11,7 @@ const FIRST: usize = 10;
 
 /// Something that was done just now.
 pub fn event(action: Action, net: Option<IpNet>, by: &str, details: Option<Value>) -> Event {
-    Event { at: now(), action, net, by: by.into(), outcome: "done".into(), details }
+    Event { id: None, at: now(), action, net, by: by.into(), outcome: "done".into(), details }
 }
 
 /// These blocks, which were asked for at once, so that one speaks for all.

@@ -142,6 +142,14 @@ impl Record {
         Ok(events)
     }
 
+    /// The number of the newest event in the ledger; 0 before the first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn newest_event(&mut self) -> Result<i64, LedgerError> {
+        self.with(|ledger| ledger.newest_event())
+    }
+
     fn with_missed(&self, blocks: Vec<Block>, clock: &Clock) -> Vec<Block> {
         let Some(missed) = &self.missed else { return blocks };
         let mut missed = missed.clone();

@@ -199,6 +199,14 @@ impl Register {
         self.record.events(query)
     }
 
+    /// The number of the newest event in the ledger; 0 before the first.
+    ///
+    /// # Errors
+    /// When the ledger cannot be read.
+    pub fn newest_event(&mut self) -> Result<i64, LedgerError> {
+        self.record.newest_event()
+    }
+
     /// How much is blocked. A source that is blocked by hand and automatically counts as the latter.
     pub fn counts(&self) -> BlockCounts {
         let auto = self.memory.in_force((monotonic_now() / 1_000_000).cast_signed()) as u64;

@@ -7,16 +7,23 @@ use serde::Serialize;
 
 /// Prints text on stdout. A reader that has seen enough (`guard status | head`) is no failure.
 pub(super) fn print(text: &str) -> Result<()> {
-    match io::stdout().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != ErrorKind::BrokenPipe => Err(error).context("cannot write to stdout"),
-        _ => Ok(()),
-    }
+    print_on(text).map(drop)
 }
 
 /// Prints one JSON document.
 pub(super) fn print_json(document: &impl Serialize) -> Result<()> {
     let text = serde_json::to_string_pretty(document).context("cannot write the answer as JSON")?;
     print(&format!("{text}\n"))
+}
+
+/// Prints a part of what goes on and on. Returns whether there still is a reader.
+pub(super) fn print_on(text: &str) -> Result<bool> {
+    let mut stdout = io::stdout();
+    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        Ok(()) => Ok(true),
+        Err(error) if error.kind() == ErrorKind::BrokenPipe => Ok(false),
+        Err(error) => Err(error).context("cannot write to stdout"),
+    }
 }
 
 /// Rows in columns: text to the left, numbers to the right. The first row is the heading.

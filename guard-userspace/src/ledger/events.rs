@@ -39,6 +39,9 @@ pub enum Action {
 /// Something that was done or refused.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct Event {
+    /// Grows with each; none before it is in the ledger.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub id: Option<i64>,
     /// Milliseconds since the epoch.
     pub at: u64,
     pub action: Action,
@@ -56,6 +59,8 @@ pub struct EventQuery {
     pub source: Option<IpAddr>,
     /// The last so many; none: all.
     pub last: Option<usize>,
+    /// Only those with a higher number than this.
+    pub after: Option<i64>,
 }
 
 impl Action {
@@ -121,10 +126,10 @@ impl Ledger {
     /// # Errors
     /// When the file cannot be read.
     pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>, LedgerError> {
-        let mut select = self
-            .connection
-            .prepare_cached("SELECT at, action, net, by, outcome, details FROM events ORDER BY id DESC")?;
-        let mut rows = select.query([])?;
+        let mut select = self.connection.prepare_cached(
+            "SELECT at, action, net, by, outcome, details, id FROM events WHERE id > ?1 ORDER BY id DESC",
+        )?;
+        let mut rows = select.query([query.after.unwrap_or(i64::MIN)])?;
         let mut events = Vec::new();
         while let Some(row) = rows.next()? {
             if query.last.is_some_and(|last| events.len() >= last) {
@@ -135,6 +140,7 @@ impl Ledger {
             let action = Action::ALL.into_iter().find(|known| known.name() == action);
             let details: Option<String> = row.get(5)?;
             let event = Event {
+                id: Some(row.get(6)?),
                 at: row.get::<_, i64>(0)?.cast_unsigned(),
                 action: action.ok_or_else(|| LedgerError::Content("an action that nobody knows".into()))?,
                 net,
@@ -148,6 +154,17 @@ impl Ledger {
         }
         events.reverse();
         Ok(events)
+    }
+}
+
+impl Ledger {
+    /// The number of the newest event; 0 before the first.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn newest_event(&self) -> Result<i64, LedgerError> {
+        let mut select = self.connection.prepare_cached("SELECT coalesce(max(id), 0) FROM events")?;
+        Ok(select.query_row([], |row| row.get(0))?)
     }
 }
 

@@ -8,6 +8,8 @@ use super::{Engine, lock};
 use crate::agent::Peer;
 use crate::blocks::{self, Block, Origin, Protected, Refusal, Register, RegisterError, Unblocked};
 use crate::control::{BlockAnswer, BlockRequest, BlockStatus};
+use crate::drops::Dropped;
+use crate::events::{EntryQuery, Page};
 use crate::ledger::{Action, Event, EventQuery};
 
 impl Engine {
@@ -59,10 +61,23 @@ impl Engine {
         self.kernel().register.record(event_of(action, by, outcome));
     }
 
+    /// What was done and what was dropped.
+    ///
     /// # Errors
     /// When the ledger cannot be read.
-    pub fn events(&self, query: &EventQuery) -> Result<Vec<Event>> {
-        Ok(self.kernel().register.events(query)?)
+    pub fn events(&self, query: &EntryQuery) -> Result<Page> {
+        let EntryQuery { source, last, after_action, from_drop, wait: _ } = *query;
+        let mut kernel = self.kernel();
+        // Read first: what comes in between is shown twice rather than never, and by its number only once.
+        let newest = kernel.register.newest_event()?;
+        let actions = kernel.register.events(&EventQuery { source, last, after: after_action })?;
+        drop(kernel);
+        let next_action = actions.iter().filter_map(|event| event.id).fold(newest, i64::max);
+        let drops = lock(&self.drops);
+        let wanted = |dropped: &&Dropped| source.is_none_or(|source| dropped.source == source);
+        let mut found: Vec<Dropped> = drops.since(from_drop.unwrap_or(0)).filter(wanted).cloned().collect();
+        found.drain(..found.len() - last.unwrap_or(usize::MAX).min(found.len()));
+        Ok(Page::new(actions, found, last, next_action, drops.next()))
     }
 }
 
@@ -71,7 +86,7 @@ pub(super) fn event_of(action: Action, by: &str, outcome: Result<Option<Value>, 
         Ok(details) => ("done".into(), details),
         Err(why) => (why, None),
     };
-    Event { at: blocks::now(), action, net: None, by: by.into(), outcome, details }
+    Event { id: None, at: blocks::now(), action, net: None, by: by.into(), outcome, details }
 }
 
 /// Whether nobody is hit who must not be.

@@ -5,7 +5,7 @@ use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::extract::{DefaultBodyLimit, Query, State};
@@ -17,6 +17,7 @@ use nix::unistd::{Gid, Group, chown};
 use serde_json::json;
 use tokio::net::UnixListener;
 use tokio::sync::watch;
+use tokio::time::sleep;
 use tracing::info;
 
 use super::http::{self, Bounds};
@@ -26,7 +27,7 @@ use crate::agent::engine::ApplyError;
 use crate::agent::{Engine, ExplainQuery};
 use crate::blocks::RegisterError;
 use crate::control::{ApplyRequest, BlockRequest, UnblockRequest, path};
-use crate::ledger::EventQuery;
+use crate::events::EntryQuery;
 
 type Shared = State<Arc<Engine>>;
 type Caller = Extension<Peer>;
@@ -36,6 +37,10 @@ const GROUP: &str = "guard";
 
 const BOUNDS: Bounds =
     Bounds { connections: 32, request: Duration::from_secs(60), connection: Duration::from_secs(24 * 3600) };
+
+/// How long who waits for events may wait for an answer, and how often it is looked for.
+const LONGEST_WAIT: Duration = Duration::from_secs(30);
+const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
 /// A policy of 100,000 prefixes takes 2 MB, a list of a million addresses to block 16 MB.
 const MAX_BODY: usize = 64 << 20;
@@ -126,8 +131,19 @@ async fn connections(State(engine): Shared) -> Response {
     answer(blocking(move || engine.connections()).await)
 }
 
-async fn events(State(engine): Shared, Query(query): Query<EventQuery>) -> Response {
-    answer(blocking(move || engine.events(&query)).await)
+/// Waits for something new, if it is asked to.
+async fn events(State(engine): Shared, Query(query): Query<EntryQuery>) -> Response {
+    let wait = Duration::from_millis(query.wait.unwrap_or(0)).min(LONGEST_WAIT);
+    let deadline = Instant::now() + wait;
+    loop {
+        let (asked, query) = (Arc::clone(&engine), query.clone());
+        let page = blocking(move || asked.events(&query)).await;
+        let has_something = page.as_ref().is_ok_and(|page| !page.entries.is_empty());
+        if has_something || page.is_err() || Instant::now() >= deadline {
+            return answer(page);
+        }
+        sleep(BETWEEN_LOOKS).await;
+    }
 }
 
 async fn reload(State(engine): Shared, Extension(peer): Caller) -> Response {
