@@ -27,7 +27,7 @@ const CLOSE_WAIT: u8 = 8;
 const LAST_ACK: u8 = 9;
 const LISTEN: u8 = 10;
 const CLOSING: u8 = 11;
-const WANTED: [u8; 8] = [ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, LISTEN, CLOSING];
+const CONNECTED: [u8; 7] = [ESTABLISHED, SYN_RECV, FIN_WAIT1, FIN_WAIT2, CLOSE_WAIT, LAST_ACK, CLOSING];
 
 /// Bytes of `inet_diag_sockid`, by which the kernel finds a socket again.
 const ID: usize = 48;
@@ -48,26 +48,41 @@ pub(super) struct Socket {
     id: [u8; ID],
 }
 
-/// What is there.
-#[derive(Debug, Default)]
-pub(super) struct Sockets {
-    pub(super) connected: Vec<Socket>,
-    /// The ports that something listens on.
-    pub(super) listening: BTreeSet<u16>,
+/// The sockets with a peer that the program of `filter` accepts, or all. The kernel looks through the connections of all namespaces.
+pub(super) fn connected(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<Vec<Socket>> {
+    let mut sockets = Vec::new();
+    list(channel, &CONNECTED, filter, |answer| {
+        sockets.extend(read(answer)?.1);
+        Ok(())
+    })?;
+    Ok(sockets)
 }
 
-/// The sockets that the program of `filter` accepts, or all.
-pub(super) fn list(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<Sockets> {
-    let mut sockets = Sockets::default();
+/// The ports that something listens on, of those that the program of `filter` accepts, or all. Costs little.
+pub(super) fn listening(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<BTreeSet<u16>> {
+    let mut ports = BTreeSet::new();
+    list(channel, &[LISTEN], filter, |answer| {
+        ports.insert(read(answer)?.0.port());
+        Ok(())
+    })?;
+    Ok(ports)
+}
+
+fn list(
+    channel: &mut Channel,
+    states: &[u8],
+    filter: Option<&[u8]>,
+    mut each: impl FnMut(&[u8]) -> io::Result<()>,
+) -> io::Result<()> {
+    let states = states.iter().fold(0, |states, state| states | 1 << state);
     for family in [AF_INET, AF_INET6] {
-        let states = WANTED.iter().fold(0, |states, state| states | 1 << state);
         let mut body = request(family, states, &[0; ID]);
         if let Some(filter) = filter {
             add_attribute(&mut body, BYTECODE, filter)?;
         }
-        channel.dump(BY_FAMILY, &body, |answer| sockets.add(answer))?;
+        channel.dump(BY_FAMILY, &body, &mut each)?;
     }
-    Ok(sockets)
+    Ok(())
 }
 
 /// Ends a socket: its peer gets a reset, its process an error. Returns whether it was still there.
@@ -87,24 +102,17 @@ fn request(family: u8, states: u32, id: &[u8; ID]) -> Vec<u8> {
     body
 }
 
-impl Sockets {
-    fn add(&mut self, answer: &[u8]) -> io::Result<()> {
-        let Some(answer) = answer.first_chunk::<ANSWER>() else {
-            return Err(unreadable(format!("{} bytes are no socket", answer.len())));
-        };
-        let [family, state, timer, _, rest @ ..] = *answer;
-        let Some((id, rest)) = rest.split_first_chunk::<ID>() else { return Ok(()) };
-        let [.., inode0, inode1, inode2, inode3] = *rest else { return Ok(()) };
-        let (local, peer, cookie) = read_id(family, id)?;
-        if state == LISTEN {
-            self.listening.insert(local.port());
-            return Ok(());
-        }
-        let Some(state) = named(state).filter(|_| timer != STUB) else { return Ok(()) };
-        let is_ownerless = [inode0, inode1, inode2, inode3] == [0; 4];
-        self.connected.push(Socket { local, peer, state, cookie, is_ownerless, family, id: *id });
-        Ok(())
-    }
+/// The local address of a socket, and all of it if it is one with a peer.
+fn read(answer: &[u8]) -> io::Result<(SocketAddr, Option<Socket>)> {
+    let Some(answer) = answer.first_chunk::<ANSWER>() else {
+        return Err(unreadable(format!("{} bytes are no socket", answer.len())));
+    };
+    let [family, state, timer, _, rest @ ..] = *answer;
+    let (id, rest) = rest.split_first_chunk::<ID>().ok_or_else(|| unreadable("no socket"))?;
+    let is_ownerless = rest.last_chunk() == Some(&[0; 4]);
+    let (local, peer, cookie) = read_id(family, id)?;
+    let state = named(state).filter(|_| timer != STUB);
+    Ok((local, state.map(|state| Socket { local, peer, state, cookie, is_ownerless, family, id: *id })))
 }
 
 #[cfg(test)]
@@ -170,17 +178,11 @@ mod tests {
         answer
     }
 
-    fn read(answer: &[u8]) -> io::Result<Sockets> {
-        let mut sockets = Sockets::default();
-        sockets.add(answer).map(|()| sockets)
-    }
-
     #[test]
     fn addresses_of_all_kinds_are_read() {
         let mapped = |last| [0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0xff, 0xff, 10, 0, 0, last];
         let check = |family, addresses: [&[u8]; 2], [local, peer]: [&str; 2]| {
-            let sockets = read(&answer(family, ESTABLISHED, 0, addresses, 7)).unwrap();
-            let [socket] = sockets.connected.as_slice() else { panic!("{local}") };
+            let socket = read(&answer(family, ESTABLISHED, 0, addresses, 7)).unwrap().1.unwrap();
             assert_eq!((socket.local, socket.peer), (local.parse().unwrap(), peer.parse().unwrap()));
             assert_eq!((socket.cookie, socket.is_ownerless), (1 << 32 | 5, false));
         };
@@ -212,18 +214,19 @@ mod tests {
             (7, 0, None),
         ];
         for (state, timer, expected) in cases {
-            let sockets = read(&answer(AF_INET, state, timer, [&[10, 0, 0, 1], &[10, 0, 0, 2]], 0)).unwrap();
-            let found = sockets.connected.first().map(|socket| (socket.state, socket.is_ownerless));
+            let (_, socket) =
+                read(&answer(AF_INET, state, timer, [&[10, 0, 0, 1], &[10, 0, 0, 2]], 0)).unwrap();
+            let found = socket.map(|socket| (socket.state, socket.is_ownerless));
             assert_eq!(found, expected.map(|state| (state, true)), "{state} {timer}");
         }
         let listener = read(&answer(AF_INET6, LISTEN, 0, [&[0; 16], &[0; 16]], 7)).unwrap();
-        assert_eq!((listener.listening, listener.connected), (BTreeSet::from([8000]), Vec::new()));
+        assert_eq!((listener.0.port(), listener.1), (8000, None));
     }
 
     #[test]
     fn a_socket_is_named_to_the_kernel_as_the_kernel_named_it() {
         let answer = answer(AF_INET, ESTABLISHED, 0, [&[10, 0, 0, 1], &[10, 0, 0, 2]], 7);
-        let socket = &read(&answer).unwrap().connected[0];
+        let socket = read(&answer).unwrap().1.unwrap();
         let request = request(socket.family, 1 << ESTABLISHED, &socket.id);
         assert_eq!(request.len(), 56);
         assert_eq!(request[..8], [AF_INET, IPPROTO_TCP, 0, 0, 2, 0, 0, 0]);

@@ -1,5 +1,6 @@
 //! Opening sockets to the kernel in other network namespaces.
 
+use std::collections::BTreeSet;
 use std::fs::{self, File};
 use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
@@ -18,6 +19,8 @@ pub(super) struct Namespace {
     pub(super) channel: Channel,
     /// The ports that connections out of it get.
     pub(super) ephemeral: RangeInclusive<u16>,
+    /// The ports whose connections were looked for.
+    pub(super) looked_for: BTreeSet<u16>,
 }
 
 const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
@@ -31,6 +34,7 @@ impl Namespace {
         Ok(Self {
             channel: Channel::open(SockProtocol::NetlinkSockDiag)?,
             ephemeral: ephemeral.unwrap_or(USUAL),
+            looked_for: BTreeSet::new(),
         })
     }
 }

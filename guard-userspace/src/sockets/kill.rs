@@ -5,6 +5,7 @@ use std::io;
 
 use ipnet::IpNet;
 
+use super::look::Effort;
 use super::select::Candidate;
 use super::{Connection, Error, Note, Sockets, State};
 
@@ -41,7 +42,7 @@ impl Sockets {
         let mut killed = Killed::default();
         let mut destroyed = HashSet::new();
         for _ in 0..LOOKS {
-            let (found, notes) = self.look(ports)?;
+            let (found, notes) = self.look(ports, Effort::Full)?;
             killed.notes = notes;
             let left: Vec<_> = found.into_iter().filter(|found| is_to_end(found, nets)).collect();
             let failed = self.destroy_all(&left, &mut destroyed);

@@ -1,51 +1,79 @@
 //! A look at the sockets of all network namespaces.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
+use std::ops::RangeInclusive;
 
 use caps::Capability;
 
 use super::conntrack::Translations;
+use super::diag::Socket;
 use super::enter::{self, Entered, Namespace};
-use super::select::{Candidate, Memory, View, candidates, local_ports};
+use super::select::{Candidate, Memory, View, candidate, local_ports};
 use super::{Error, Note, Sockets, diag, filter, namespaces, note};
+
+/// How much a look may cost.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Effort {
+    /// For one from time to time: a namespace in which nothing listens on these ports, and nothing did when it was last looked through,
+    /// is not looked through. The kernel takes up to milliseconds for each, whatever is in it.
+    Little,
+    Full,
+}
+
+/// Translations may lead to other ports than those that were looked for; then there is another look.
+const LOOKS: usize = 3;
+
+/// What is in a namespace.
+struct Inside {
+    namespace: u64,
+    ephemeral: RangeInclusive<u16>,
+    listening: BTreeSet<u16>,
+    connected: Vec<Socket>,
+}
 
 impl Sockets {
     /// The connections to these ports, or all.
     pub(super) fn look(
         &mut self,
         ports: Option<&BTreeSet<u16>>,
+        effort: Effort,
     ) -> Result<(Vec<Candidate>, Vec<Note>), Error> {
-        let mut notes = self.follow();
-        // Asked twice: before, for the ports that translations lead to; after, because the entry of a connection is older than its
-        // socket, so one that is not there then was not translated.
-        let local = match ports {
-            Some(ports) => {
-                let translations = self.conntrack.translations().unwrap_or_default();
-                Some(local_ports(ports, &translations, &self.memory))
-            }
-            None => None,
-        };
-        let sockets = self.sockets(local.as_ref(), &mut notes)?;
-        let translations = self.translations(&mut notes);
-        let mut found = Vec::new();
-        for (namespace, sockets) in sockets {
-            let Some(ephemeral) = self.namespace(namespace).map(|namespace| namespace.ephemeral.clone())
-            else {
-                continue;
+        let notes = self.follow();
+        let mut found = (Vec::new(), notes.clone());
+        for _ in 0..LOOKS {
+            let local = ports.map(|ports| local_ports(ports, &self.translations, &self.memory));
+            found.1.clone_from(&notes);
+            let insides = self.insides(local.as_ref(), effort, &mut found.1)?;
+            // After the sockets: the entry of a connection is older than its socket, so one that is not there was not translated.
+            self.translate(&mut found.1);
+            found.0 = self.candidates(insides, local.as_ref());
+            let is_complete = |(ports, local): (&BTreeSet<u16>, &BTreeSet<u16>)| {
+                local_ports(ports, &self.translations, &self.memory).is_subset(local)
             };
-            let memory = &self.memory;
-            let is_host = namespace == self.identity.inode;
-            let view =
-                View { namespace, is_host, ephemeral: &ephemeral, translations: &translations, memory };
-            found.extend(candidates(sockets, &view));
+            if ports.zip(local.as_ref()).is_none_or(is_complete) {
+                break;
+            }
         }
+        found.0.retain(|found| found.is_wanted(ports));
+        Ok(found)
+    }
+
+    fn candidates(&mut self, insides: Vec<Inside>, local: Option<&BTreeSet<u16>>) -> Vec<Candidate> {
         // A list may show a socket twice that moved while it was made.
-        let found: HashMap<_, _> = found.into_iter().map(|found| (found.key(), found)).collect();
-        if let Some(local) = &local {
+        let mut found = HashMap::new();
+        for Inside { namespace, ephemeral, listening, connected } in insides {
+            let (translations, memory) = (&self.translations, &self.memory);
+            let (listening, ephemeral) = (&listening, &ephemeral);
+            let is_host = namespace == self.identity.inode;
+            let view = View { namespace, is_host, listening, ephemeral, translations, memory };
+            let candidates = connected.into_iter().filter_map(|socket| candidate(socket, &view));
+            found.extend(candidates.map(|candidate| (candidate.key(), candidate)));
+        }
+        if let Some(local) = local {
             remember(&mut self.memory, local, &found);
         }
-        Ok((found.into_values().filter(|found| found.is_wanted(ports)).collect(), notes))
+        found.into_values().collect()
     }
 
     /// Returns whether it was still there.
@@ -99,21 +127,26 @@ impl Sockets {
         notes
     }
 
-    /// The sockets with these local ports, or all, by namespace.
-    fn sockets(
+    /// The sockets with these local ports, or all.
+    fn insides(
         &mut self,
         local: Option<&BTreeSet<u16>>,
+        effort: Effort,
         notes: &mut Vec<Note>,
-    ) -> Result<Vec<(u64, diag::Sockets)>, Error> {
+    ) -> Result<Vec<Inside>, Error> {
         if local.is_some_and(BTreeSet::is_empty) {
             return Ok(Vec::new());
         }
         let filter = local.and_then(filter::program);
-        let own = diag::list(&mut self.own.channel, filter.as_deref()).map_err(Error::List)?;
-        let mut sockets = vec![(self.identity.inode, own)];
-        self.others.retain(|inode, namespace| match diag::list(&mut namespace.channel, filter.as_deref()) {
+        let known: HashSet<u64> = self.memory.keys().map(|(namespace, _)| *namespace).collect();
+        let inside = |inode: u64, namespace: &mut Namespace| {
+            let effort = if known.contains(&inode) { Effort::Full } else { effort };
+            namespace.inside(inode, local, filter.as_deref(), effort)
+        };
+        let mut insides = vec![inside(self.identity.inode, &mut self.own).map_err(Error::List)?];
+        self.others.retain(|inode, namespace| match inside(*inode, namespace) {
             Ok(found) => {
-                sockets.push((*inode, found));
+                insides.push(found);
                 true
             }
             // Its socket is opened again at the next look.
@@ -122,15 +155,34 @@ impl Sockets {
                 false
             }
         });
-        Ok(sockets)
+        Ok(insides)
     }
 
-    fn translations(&mut self, notes: &mut Vec<Note>) -> Translations {
-        self.conntrack.translations().unwrap_or_else(|error| {
+    fn translate(&mut self, notes: &mut Vec<Note>) {
+        self.translations = self.conntrack.translations().unwrap_or_else(|error| {
             let reason = note::refused(Capability::CAP_NET_ADMIN, Some(&error));
             notes.push(Note::NoTranslations { reason });
             Translations::default()
-        })
+        });
+    }
+}
+
+impl Namespace {
+    fn inside(
+        &mut self,
+        inode: u64,
+        local: Option<&BTreeSet<u16>>,
+        filter: Option<&[u8]>,
+        effort: Effort,
+    ) -> io::Result<Inside> {
+        let listening = diag::listening(&mut self.channel, filter)?;
+        let is_worth_it = effort == Effort::Full
+            || local.is_none_or(|local| !local.is_disjoint(&listening) || !local.is_subset(&self.looked_for));
+        let connected = if is_worth_it { diag::connected(&mut self.channel, filter)? } else { Vec::new() };
+        if let (true, Some(local)) = (is_worth_it, local) {
+            self.looked_for.clone_from(local);
+        }
+        Ok(Inside { namespace: inode, ephemeral: self.ephemeral.clone(), listening, connected })
     }
 }
 

@@ -36,8 +36,9 @@ pub use kill::{Failure, Killed};
 pub use namespaces::Places;
 pub use note::Note;
 
-use conntrack::Conntrack;
+use conntrack::{Conntrack, Translations};
 use enter::Namespace;
+use look::Effort;
 use namespaces::Identity;
 use select::Memory;
 
@@ -97,6 +98,8 @@ pub struct Sockets {
     own: Namespace,
     others: BTreeMap<u64, Namespace>,
     conntrack: Conntrack,
+    /// As they were at the last look.
+    translations: Translations,
     memory: Memory,
 }
 
@@ -120,17 +123,18 @@ impl Sockets {
             own: Namespace::here().map_err(Error::List)?,
             others: BTreeMap::new(),
             conntrack: Conntrack::open(),
+            translations: Translations::default(),
             memory: Memory::new(),
         })
     }
 
     /// The connections of clients who asked for one of `ports`, in no order. Clients on loopback are left out, and so are connections
-    /// that this host opened.
+    /// that this host opened; so are those of a server that has begun and stopped listening since the last look.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
     pub fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing, Error> {
-        let (found, notes) = self.look(Some(ports))?;
+        let (found, notes) = self.look(Some(ports), Effort::Little)?;
         Ok(Listing { connections: found.into_iter().map(|found| found.connection).collect(), notes })
     }
 
@@ -139,7 +143,7 @@ impl Sockets {
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
     pub fn cookies(&mut self) -> Result<HashSet<u64>, Error> {
-        let (found, _) = self.look(None)?;
+        let (found, _) = self.look(None, Effort::Full)?;
         Ok(found.into_iter().map(|found| found.connection.cookie).collect())
     }
 

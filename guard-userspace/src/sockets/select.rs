@@ -4,7 +4,7 @@ use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
 
 use super::conntrack::{Ends, Origin, Translations};
-use super::diag::{Socket, Sockets};
+use super::diag::Socket;
 use super::{Connection, State};
 
 /// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
@@ -31,6 +31,8 @@ pub(super) struct View<'a> {
     pub(super) namespace: u64,
     /// Whether it is that of the host itself.
     pub(super) is_host: bool,
+    /// The ports that something listens on.
+    pub(super) listening: &'a BTreeSet<u16>,
     pub(super) ephemeral: &'a RangeInclusive<u16>,
     pub(super) translations: &'a Translations,
     pub(super) memory: &'a Memory,
@@ -52,19 +54,14 @@ impl Candidate {
     }
 }
 
-/// The sockets whose peer is not this host by loopback.
-pub(super) fn candidates(sockets: Sockets, view: &View<'_>) -> Vec<Candidate> {
-    let Sockets { connected, listening } = sockets;
-    connected.into_iter().filter_map(|socket| candidate(socket, &listening, view)).collect()
-}
-
-fn candidate(socket: Socket, listening: &BTreeSet<u16>, view: &View<'_>) -> Option<Candidate> {
+/// Whose connection a socket is; none of a client on loopback.
+pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
     let Socket { local, peer, state, cookie, .. } = socket;
     let remembered = || view.memory.get(&(view.namespace, cookie)).map(|known| known.origin);
     let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
     // The kernel gives no connection going out a port that a server has bound. That leaves those that a server used to have.
     let looks_incoming = state == State::HalfOpen
-        || listening.contains(&local.port())
+        || view.listening.contains(&local.port())
         || !view.ephemeral.contains(&local.port());
     // What is in another namespace and did not come through this host has nothing to do with the host's ports.
     let is_incoming = known.is_some() || view.is_host && looks_incoming;
@@ -105,9 +102,9 @@ mod tests {
         translations: &Translations,
         memory: &Memory,
     ) -> Option<Candidate> {
-        let view =
-            View { namespace: NAMESPACE, is_host: true, ephemeral: &(32768..=60999), translations, memory };
-        candidate(socket.clone(), &listening.iter().copied().collect(), &view)
+        let (listening, ephemeral) = (&listening.iter().copied().collect(), &(32768..=60999));
+        let view = View { namespace: NAMESPACE, is_host: true, listening, ephemeral, translations, memory };
+        candidate(socket.clone(), &view)
     }
 
     fn translated(socket: &Socket, client: &str, port: u16) -> Translations {
