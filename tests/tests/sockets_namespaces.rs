@@ -432,6 +432,25 @@ fn what_conntrack_forgets_is_remembered() -> Result<()> {
 }
 
 #[test]
+fn connections_of_a_server_that_comes_later_and_stops_listening_are_seen() -> Result<()> {
+    let scene = Scene::new(11)?;
+    let mut sockets = sockets_of(&scene.host)?;
+    ensure!(scene.list(&mut sockets, &[8000, 40000])?.is_empty(), "all namespaces are looked through once");
+    // One port is among those of connections going out.
+    let servers = [listen(&scene.container, 8000)?, listen(&scene.container, 40000)?];
+    let open = |(listener, port): (&TcpListener, _)| {
+        Pair::open(&scene.client, scene.container_at(0, port), listener)
+    };
+    let mut pairs = servers.iter().zip([8000, 40000]).map(open).collect::<Result<Vec<_>>>()?;
+    ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "servers that came later");
+    drop(servers);
+    ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "they no longer listen");
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000, 40000])))?;
+    ensure!(killed.sockets == 2 && pairs.iter_mut().all(Pair::is_reset), "{killed:?}");
+    Ok(())
+}
+
+#[test]
 fn a_namespace_that_ends_is_let_go_of() -> Result<()> {
     let Scene { host, container, client, other, number, _network } = Scene::new(8)?;
     let mut sockets = sockets_of(&host)?;
