@@ -120,7 +120,7 @@ impl Scene {
 
     /// The connections of this scene.
     fn list(&self, sockets: &mut Sockets, ports: &[u16]) -> Result<Vec<Connection>> {
-        let Listing { connections, notes } = sockets.list(&ports.iter().copied().collect())?;
+        let Listing { connections, notes } = sockets.list(&ports.iter().copied().collect(), &|_| true)?;
         ensure!(notes.iter().all(is_of_this_machine), "{notes:?}");
         let hosts = [HOST, CLIENT, OTHER].map(|last| outside(self.number, last));
         let inside = [1, CONTAINER].map(|last| inside(self.number, last));
@@ -263,9 +263,9 @@ fn clients_are_seen_in_all_namespaces_under_ipv4_and_ipv6_addresses() -> Result<
         ensure!((found.local, found.service_port) == (*to, to.port()), "{name}: {found:?}");
         ensure!(found.state == State::Established && found.namespace == inode(host)?, "{name}: {found:?}");
     }
-    let everyone = sockets.list(&set(&[8000]))?.connections;
+    let everyone = sockets.list(&set(&[8000]), &|_| true)?.connections;
     ensure!(everyone.iter().all(|found| !found.client.ip().is_loopback()), "{everyone:?}, {loopback:?}");
-    ensure!(sockets.list(&BTreeSet::new())?.connections.is_empty(), "no ports, no connections");
+    ensure!(sockets.list(&BTreeSet::new(), &|_| true)?.connections.is_empty(), "no ports, no connections");
     // One port in each of many ranges, so many that the kernel gets no filter.
     let scattered: Vec<u16> = (0..400).map(|number| 8000 + 4 * number).collect();
     ensure!(scene.list(&mut sockets, &scattered)?.len() == 4);
@@ -298,7 +298,7 @@ fn states_are_told_apart() -> Result<()> {
         found == expected
     });
     ensure!(are_found, "{found:?} instead of {expected:?}");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
     ensure!(killed.sockets >= 4 && killed.failed.is_empty(), "{killed:?}");
     Ok(())
 }
@@ -317,7 +317,7 @@ fn a_half_open_connection_ends_too() -> Result<()> {
     ensure!(seen && found.iter().all(|found| found.state == State::HalfOpen), "{found:?}");
     // It would try again.
     drop(client);
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
     ensure!(killed.sockets == 1 && killed.failed.is_empty(), "{killed:?}");
     ensure!(scene.list(&mut sockets, &[8000])?.is_empty());
     Ok(())
@@ -336,15 +336,16 @@ fn a_kill_ends_the_streams_of_one_client_on_these_ports_in_every_namespace() -> 
     };
     let (mut theirs, mut others) = (open(&scene.client)?, open(&scene.other)?);
     others.push(Pair::open(&scene.client, scene.host_at(0, 22), &admin)?);
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
     ensure!(killed.sockets == 4 && killed.failed.is_empty(), "{killed:?}");
     ensure!(theirs.iter_mut().all(Pair::is_reset), "the client's");
     ensure!(others.iter_mut().all(Pair::goes_on), "of another client, and to another port");
-    let again = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+    let again = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
     ensure!(again.sockets == 0 && again.failed.is_empty(), "nothing is left: {again:?}");
     let all = sockets.kill(
         &[IpNet::new(outside(4, OTHER)[0], 31)?.trunc(), IpNet::new(outside(4, CLIENT)[1], 127)?],
         None,
+        &|_| true,
     )?;
     ensure!(all.sockets == 5 && all.failed.is_empty(), "whole prefixes, all ports: {all:?}");
     ensure!(others.iter_mut().all(Pair::is_reset));
@@ -359,9 +360,9 @@ fn connections_that_the_host_opened_end_only_with_all_ports() -> Result<()> {
     let mut pair = Pair::open(&scene.host, SocketAddr::new(outside(5, CLIENT)[0], 8000), &listener)?;
     // A guarded port among those that connections going out get by chance.
     let ports = set(&[8000, pair.address()?.port()]);
-    let killed = sockets.kill(&scene.prefixes(), Some(&ports))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&ports), &|_| true)?;
     ensure!(killed.sockets == 0 && pair.goes_on(), "{killed:?}");
-    let killed = sockets.kill(&scene.prefixes(), None)?;
+    let killed = sockets.kill(&scene.prefixes(), None, &|_| true)?;
     ensure!(killed.sockets == 1 && !pair.goes_on(), "{killed:?}");
     Ok(())
 }
@@ -397,10 +398,31 @@ fn a_published_port_is_the_one_that_the_client_asked_for() -> Result<()> {
         let found = found.with_context(|| format!("{asked} to {port} is missing: {found:#?}"))?;
         ensure!((found.service_port, found.local.port()) == (*asked, *port), "{found:?}");
     }
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&ports)))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&ports)), &|_| true)?;
     ensure!(killed.sockets == wanted.len() && killed.failed.is_empty(), "{killed:?}");
     ensure!(wanted.iter_mut().all(|(_, _, pair)| pair.is_reset()));
     ensure!(spared.iter_mut().all(Pair::goes_on));
+    Ok(())
+}
+
+#[test]
+fn containers_that_are_not_reached_through_this_host_are_left_alone() -> Result<()> {
+    let scene = Scene::new(12)?;
+    let mut sockets = sockets_of(&scene.host)?;
+    let (here, there) = (listen(&scene.host, 8000)?, listen(&scene.container, 8000)?);
+    let mut own = Pair::open(&scene.client, scene.host_at(0, 8000), &here)?;
+    let mut routed = Pair::open(&scene.client, scene.container_at(0, 8000), &there)?;
+    let listing = sockets.list(&set(&[8000]), &|_| false)?;
+    let is_listed = |pair: &Pair| -> Result<bool> {
+        let address = pair.address()?;
+        Ok(listing.connections.iter().any(|found| found.client == address))
+    };
+    ensure!(is_listed(&own)? && !is_listed(&routed)?, "{listing:?}");
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| false)?;
+    ensure!(killed.sockets == 1 && own.is_reset() && routed.goes_on(), "{killed:?}");
+    let address = routed.address()?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|client| client == address)?;
+    ensure!(killed.sockets == 1 && routed.is_reset(), "{killed:?}");
     Ok(())
 }
 
@@ -425,7 +447,7 @@ fn what_conntrack_forgets_is_remembered() -> Result<()> {
     let after = scene.list(&mut sockets, &[8000])?;
     let expected = Connection { state: State::ClosedByPeer, ..before[0].clone() };
     ensure!(after == [expected], "{after:?}");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
     ensure!(killed.sockets == 1, "{killed:?}");
     ensure!(scene.list(&mut sockets, &[8000])?.is_empty());
     Ok(())
@@ -445,7 +467,7 @@ fn connections_of_a_server_that_comes_later_and_stops_listening_are_seen() -> Re
     ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "servers that came later");
     drop(servers);
     ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "they no longer listen");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000, 40000])))?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000, 40000])), &|_| true)?;
     ensure!(killed.sockets == 2 && pairs.iter_mut().all(Pair::is_reset), "{killed:?}");
     Ok(())
 }
@@ -456,12 +478,12 @@ fn a_namespace_that_ends_is_let_go_of() -> Result<()> {
     let mut sockets = sockets_of(&host)?;
     let server = listen(&container, 8000)?;
     let pair = Pair::open(&client, SocketAddr::new(inside(number, CONTAINER)[0], 8000), &server)?;
-    let (found, address) = (sockets.list(&set(&[8000]))?, pair.address()?);
+    let (found, address) = (sockets.list(&set(&[8000]), &|_| true)?, pair.address()?);
     ensure!(found.connections.iter().any(|found| found.client == address), "{found:?}");
     // Its sockets keep a namespace alive, and so do those that guard has in it.
     drop((pair, server, container));
     let has_wire = || host.output("ip", &["link", "show", "dev", "to-container"]).is_ok_and(|(ok, _)| ok);
-    let gone = wait::within(PATIENCE, || sockets.list(&set(&[8000])).is_ok() && !has_wire());
+    let gone = wait::within(PATIENCE, || sockets.list(&set(&[8000]), &|_| true).is_ok() && !has_wire());
     ensure!(gone, "its interface is still there");
     drop(other);
     Ok(())
@@ -480,7 +502,7 @@ fn without_capabilities_the_own_namespace_is_seen_and_the_rest_is_said() -> Resu
         for capability in [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE] {
             caps::drop(None, CapSet::Effective, capability)?;
         }
-        let listing = sockets.list(&set(&[8000]))?;
+        let listing = sockets.list(&set(&[8000]), &|_| true)?;
         ensure!(listing.connections.iter().map(|found| found.client).eq([address]), "{listing:?}");
         let notes: Vec<_> = listing.notes.iter().map(Note::to_string).collect();
         for (note, capability) in notes.iter().zip(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]) {
@@ -488,11 +510,11 @@ fn without_capabilities_the_own_namespace_is_seen_and_the_rest_is_said() -> Resu
         }
         ensure!(notes.len() == 2, "{notes:?}");
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN)?;
-        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
         let [failure] = killed.failed.as_slice() else { anyhow::bail!("{killed:?}") };
         ensure!(killed.sockets == 0 && failure.reason.contains("CAP_NET_ADMIN"), "{killed:?}");
         caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN)?;
-        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])))?;
+        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
         ensure!(killed.sockets == 1 && killed.failed.is_empty(), "{killed:?}");
         Ok(())
     })?;
@@ -521,7 +543,7 @@ fn thousands_of_sockets_take_milliseconds() -> Result<()> {
         eprintln!("{what}: {found} sockets in {took:?} of a CPU");
         ensure!(found == COUNT && took < Duration::from_secs(1), "{what}: {found} in {took:?}");
     }
-    let (killed, took) = cpu_time::of(|| sockets.kill(&scene.prefixes(), Some(&set(&[8000]))))?;
+    let (killed, took) = cpu_time::of(|| sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true))?;
     let killed = killed?;
     eprintln!("{} sockets ended in {took:?} of a CPU", killed.sockets);
     ensure!(killed.sockets == COUNT && killed.failed.is_empty(), "{killed:?}");

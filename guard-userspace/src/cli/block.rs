@@ -155,7 +155,7 @@ fn kill(maps: &Maps, request: &BlockRequest) -> Result<usize> {
         Scope::Host => None,
         Scope::Services => Some(maps.guarded_tcp_ports()?),
     };
-    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref())?;
+    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref(), &|client| maps.has_seen(client))?;
     match killed.failed.first() {
         Some(first) => bail!("{}: {}", first.connection.client, first.reason),
         None => Ok(killed.sockets),

@@ -1,15 +1,17 @@
 //! The connections that the kernel counts, and corrections of the count.
 
-use std::net::IpAddr;
+use std::net::{IpAddr, SocketAddr};
 
+use aya::maps::{HashMap, MapData};
 use aya::programs::{TestRun, TestRunOptions};
-use guard_common::abi::{Correction, SourceKey, Tracked};
+use guard_common::abi::{Correction, Flow, FlowKey, SourceKey, Tracked};
 use guard_common::{Tables, track};
 use ipnet::IpNet;
 
 use super::live::Live;
 use super::{Datapath, Error, Maps, bpf, monotonic_now};
 
+const FLOWS: &str = "FLOWS";
 const COUNTS: &str = "CONNECTIONS";
 const SOCKETS: &str = "SOCKETS";
 const CORRECTOR: &str = "guard_correct";
@@ -52,6 +54,14 @@ impl Maps {
 }
 
 impl Maps {
+    /// Whether the client at this end has asked for a connection to a guarded port, and was let through. Clients of long ago may have
+    /// been forgotten.
+    pub fn has_seen(&self, client: SocketAddr) -> bool {
+        let flow = FlowKey::new(client.ip().into(), client.port());
+        let flows = self.get(FLOWS).map(HashMap::<&MapData, FlowKey, Flow>::try_from);
+        flows.is_ok_and(|flows| flows.is_ok_and(|flows| flows.get(&flow, 0).is_ok()))
+    }
+
     /// What a connection of `client` to `port` (as the client asked for it) is counted under; none if the port is not guarded.
     pub fn source_of(&self, client: IpAddr, port: u16) -> Option<SourceKey> {
         track::source(&Live(self), client.into(), port, monotonic_now)

@@ -7,7 +7,7 @@ use ipnet::IpNet;
 
 use super::look::Effort;
 use super::select::Candidate;
-use super::{Connection, Error, Note, Sockets, State};
+use super::{CameThrough, Connection, Error, Note, Sockets, State};
 
 /// Connections may be opened between a look and the destruction of what it found, so there is another look after it. A source whose
 /// packets still arrive can go on opening some for ever.
@@ -38,11 +38,16 @@ impl Sockets {
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn kill(&mut self, nets: &[IpNet], ports: Option<&BTreeSet<u16>>) -> Result<Killed, Error> {
+    pub fn kill(
+        &mut self,
+        nets: &[IpNet],
+        ports: Option<&BTreeSet<u16>>,
+        came_through: CameThrough<'_>,
+    ) -> Result<Killed, Error> {
         let mut killed = Killed::default();
         let mut destroyed = HashSet::new();
         for _ in 0..LOOKS {
-            let (found, notes) = self.look(ports, Effort::Full)?;
+            let (found, notes) = self.look(ports, Effort::Full, came_through)?;
             killed.notes = notes;
             let left: Vec<_> = found.into_iter().filter(|found| is_to_end(found, nets)).collect();
             let failed = self.destroy_all(&left, &mut destroyed);

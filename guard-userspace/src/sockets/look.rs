@@ -10,7 +10,7 @@ use super::conntrack::Translations;
 use super::diag::Socket;
 use super::enter::{self, Entered, Namespace};
 use super::select::{Candidate, Memory, View, candidate, local_ports};
-use super::{Error, Note, Sockets, diag, filter, namespaces, note};
+use super::{CameThrough, Error, Note, Sockets, diag, filter, namespaces, note};
 
 /// How much a look may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,6 +38,7 @@ impl Sockets {
         &mut self,
         ports: Option<&BTreeSet<u16>>,
         effort: Effort,
+        came_through: CameThrough<'_>,
     ) -> Result<(Vec<Candidate>, Vec<Note>), Error> {
         let notes = self.follow();
         let mut found = (Vec::new(), notes.clone());
@@ -47,7 +48,7 @@ impl Sockets {
             let insides = self.insides(local.as_ref(), effort, &mut found.1)?;
             // After the sockets: the entry of a connection is older than its socket, so one that is not there was not translated.
             self.translate(&mut found.1);
-            found.0 = self.candidates(insides, local.as_ref());
+            found.0 = self.candidates(insides, local.as_ref(), came_through);
             let is_complete = |(ports, local): (&BTreeSet<u16>, &BTreeSet<u16>)| {
                 local_ports(ports, &self.translations, &self.memory).is_subset(local)
             };
@@ -59,14 +60,19 @@ impl Sockets {
         Ok(found)
     }
 
-    fn candidates(&mut self, insides: Vec<Inside>, local: Option<&BTreeSet<u16>>) -> Vec<Candidate> {
+    fn candidates(
+        &mut self,
+        insides: Vec<Inside>,
+        local: Option<&BTreeSet<u16>>,
+        came_through: CameThrough<'_>,
+    ) -> Vec<Candidate> {
         // A list may show a socket twice that moved while it was made.
         let mut found = HashMap::new();
         for Inside { namespace, ephemeral, listening, connected } in insides {
             let (translations, memory) = (&self.translations, &self.memory);
             let (listening, ephemeral) = (&listening, &ephemeral);
             let is_host = namespace == self.identity.inode;
-            let view = View { namespace, is_host, listening, ephemeral, translations, memory };
+            let view = View { namespace, is_host, came_through, listening, ephemeral, translations, memory };
             let candidates = connected.into_iter().filter_map(|socket| candidate(socket, &view));
             found.extend(candidates.map(|candidate| (candidate.key(), candidate)));
         }

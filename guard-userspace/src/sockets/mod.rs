@@ -89,6 +89,10 @@ pub enum Error {
     List(io::Error),
 }
 
+/// Whether packets of a client, by its address and port, came through the guard. It tells a container that clients reach by routing, without
+/// translation, from one that has nothing to do with this host's ports.
+pub type CameThrough<'a> = &'a dyn Fn(SocketAddr) -> bool;
+
 /// The sockets of this host. Keeps a descriptor for each network namespace, which lives for as long: whoever stops looking calls
 /// [`Sockets::forget`].
 #[derive(Debug)]
@@ -129,12 +133,13 @@ impl Sockets {
     }
 
     /// The connections of clients who asked for one of `ports`, in no order. Clients on loopback are left out, and so are connections
-    /// that this host opened; so are those of a server that has begun and stopped listening since the last look.
+    /// that this host opened; so are those of a server that has begun and stopped listening since the last look. Of those in other
+    /// namespaces only the translated are asked for, and those that came through the guard.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing, Error> {
-        let (found, notes) = self.look(Some(ports), Effort::Little)?;
+    pub fn list(&mut self, ports: &BTreeSet<u16>, came_through: CameThrough<'_>) -> Result<Listing, Error> {
+        let (found, notes) = self.look(Some(ports), Effort::Little, came_through)?;
         Ok(Listing { connections: found.into_iter().map(|found| found.connection).collect(), notes })
     }
 
@@ -143,7 +148,7 @@ impl Sockets {
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
     pub fn cookies(&mut self) -> Result<HashSet<u64>, Error> {
-        let (found, _) = self.look(None, Effort::Full)?;
+        let (found, _) = self.look(None, Effort::Full, &|_| true)?;
         Ok(found.into_iter().map(|found| found.connection.cookie).collect())
     }
 

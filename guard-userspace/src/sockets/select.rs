@@ -5,7 +5,7 @@ use std::ops::RangeInclusive;
 
 use super::conntrack::{Ends, Origin, Translations};
 use super::diag::Socket;
-use super::{Connection, State};
+use super::{CameThrough, Connection, State};
 
 /// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
 /// server that is about to stop no longer listens.
@@ -31,6 +31,7 @@ pub(super) struct View<'a> {
     pub(super) namespace: u64,
     /// Whether it is that of the host itself.
     pub(super) is_host: bool,
+    pub(super) came_through: CameThrough<'a>,
     /// The ports that something listens on.
     pub(super) listening: &'a BTreeSet<u16>,
     pub(super) ephemeral: &'a RangeInclusive<u16>,
@@ -63,8 +64,9 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
     let looks_incoming = state == State::HalfOpen
         || view.listening.contains(&local.port())
         || !view.ephemeral.contains(&local.port());
-    // What is in another namespace and did not come through this host has nothing to do with the host's ports.
-    let is_incoming = known.is_some() || view.is_host && looks_incoming;
+    // Else it has nothing to do with the ports of this host.
+    let is_reached = || view.is_host || (view.came_through)(peer);
+    let is_incoming = known.is_some() || looks_incoming && is_reached();
     let Origin { client, port } = known.unwrap_or(Origin { client: peer, port: local.port() });
     let connection =
         Connection { client, service_port: port, local, state, namespace: view.namespace, cookie };
@@ -103,7 +105,8 @@ mod tests {
         memory: &Memory,
     ) -> Option<Candidate> {
         let (listening, ephemeral) = (&listening.iter().copied().collect(), &(32768..=60999));
-        let view = View { namespace: NAMESPACE, is_host: true, listening, ephemeral, translations, memory };
+        let (namespace, is_host, came_through) = (NAMESPACE, true, &|_| false);
+        let view = View { namespace, is_host, came_through, listening, ephemeral, translations, memory };
         candidate(socket.clone(), &view)
     }
 

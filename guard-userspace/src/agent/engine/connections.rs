@@ -12,6 +12,7 @@ use super::{Engine, lock};
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
 use crate::connections::{self, Reach, Reconciler, Repair, Seen, SourceConnections};
+use crate::datapath::Maps;
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
 /// What is needed to look at the sockets, and what was found at the last look.
@@ -28,8 +29,8 @@ impl Watch {
     }
 
     /// The connections to these ports, in every namespace.
-    fn list(&mut self, ports: &BTreeSet<u16>) -> Result<Listing> {
-        let listing = self.sockets.list(ports);
+    fn list(&mut self, ports: &BTreeSet<u16>, maps: &Maps) -> Result<Listing> {
+        let listing = self.sockets.list(ports, &|client| maps.has_seen(client));
         // A namespace lives for as long as it is held, and its owner may want to see it gone.
         self.sockets.forget();
         Ok(listing?)
@@ -65,7 +66,7 @@ impl Engine {
         let mut watch = lock(&self.watch);
         let counts = self.maps.connections()?.into_iter().collect();
         let tracked = self.maps.tracked()?.into_iter().collect();
-        let listing = watch.list(&ports)?;
+        let listing = watch.list(&ports, &self.maps)?;
         let sockets = self.tracked_of(&listing);
         let reach = reach(&listing.notes);
         let mut repair = watch.reconciler.compare(&Seen { counts, tracked, sockets, reach });
@@ -94,7 +95,7 @@ impl Engine {
     /// # Errors
     /// When the sockets or the maps cannot be read.
     pub fn connections(&self) -> Result<Vec<SourceConnections>> {
-        let listing = lock(&self.watch).list(&self.guarded_ports())?;
+        let listing = lock(&self.watch).list(&self.guarded_ports(), &self.maps)?;
         Ok(connections::by_source(&self.maps, &listing)?)
     }
 
@@ -109,7 +110,7 @@ impl Engine {
             Scope::Services => Some(&guarded),
         };
         let mut sockets = lock(&self.killer);
-        let killed = sockets.kill(nets, ports);
+        let killed = sockets.kill(nets, ports, &|client| self.maps.has_seen(client));
         sockets.forget();
         drop(sockets);
         let Killed { sockets, failed, notes } = killed?;
