@@ -7,8 +7,8 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Block, Budget, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost, Meter, Offence, PORT_WORDS,
-    Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
+    Block, Budget, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost, Meter, Offence,
+    PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
     ServiceName, SourceKey, Tracked,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;

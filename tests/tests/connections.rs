@@ -5,7 +5,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guard_common::Reason;
 use guard_tests::guard::Guard;
-use guard_tests::net::Host;
+use guard_tests::net::{CONTAINER, Host};
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
 use guard_tests::streams::{StreamingServer, connect, stream};
 use guard_tests::wait;
@@ -99,7 +99,7 @@ fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Resu
     ensure!(server.has(1, PATIENCE));
     let mut guard = guard;
     guard.kill()?;
-    let (code, stdout, stderr) = guard.output(&["block", CLIENT[1], "--kill"])?;
+    let (code, stdout, stderr) = guard.output(&["block", CLIENT[1], "--kill", "--scope", "services"])?;
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
     ensure!(server.has(0, PATIENCE));
     Ok(())
@@ -138,5 +138,28 @@ fn a_container_behind_nat_is_guarded_like_the_host() -> Result<()> {
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
     ensure!(server.has(0, Duration::from_secs(1)));
     ensure!(!reaches(&scene.client), "the block");
+    Ok(())
+}
+
+/// As pods of a cluster are that clients reach by their own addresses: nothing is translated.
+#[test]
+fn a_container_that_is_reached_by_routing_is_guarded_too() -> Result<()> {
+    let scene = Scene::new()?;
+    let container = scene.server.publish(7000, 9000)?;
+    let server = StreamingServer::start(&container, STREAMING, 8000)?;
+    scene.client.ip(&format!("route add {CONTAINER} via {}", SERVER[0]))?;
+    let guard = Guard::start(&scene.server, &policy(FIVE))?;
+    let open = connect(&scene.client, CONTAINER, 5)?;
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
+    ensure!(connect(&scene.client, CONTAINER, 1).is_err(), "max_connections");
+    drop(open);
+    expect(&guard, &[])?;
+    let _stream = stream(&scene.client, CONTAINER)?;
+    ensure!(server.has(1, PATIENCE));
+    let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services"])?;
+    ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
+    ensure!(server.has(0, Duration::from_secs(1)));
+    let metrics = guard.metrics()?;
+    ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
     Ok(())
 }

@@ -20,6 +20,9 @@ const PATIENCE: Duration = Duration::from_secs(10);
 /// Of concurrent connections.
 const THRESHOLD: usize = 30;
 
+/// A frame of a flood, by a number that goes up with each.
+type Shape<'a> = &'a (dyn Fn(u16) -> Frame + Sync);
+
 fn policy(limits: &str) -> String {
     format!(
         "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nprotocols = [\"tcp\", \"udp\"]\nallow = {ALLOW}\n{limits}\n\
@@ -148,7 +151,7 @@ fn nobody_gets_a_client_blocked_by_forging_its_address() -> Result<()> {
     let syn = |source_port| Frame::new(CLIENT[0], Transport::Tcp { source_port, port: 8000, flags: SYN });
     let ack = |source_port| Frame::new(CLIENT[0], Transport::Tcp { source_port, port: 8000, flags: ACK });
     let udp = |source_port| Frame::new(CLIENT[0], Transport::Udp { source_port, port: 8000 });
-    let floods: [(&str, Reason, bool, &(dyn Fn(u16) -> Frame + Sync)); 3] = [
+    let floods: [(&str, Reason, bool, Shape<'_>); 3] = [
         ("SYN", Reason::ConnectionRate, true, &syn),
         // These use up what the client has left: its stream waits, and nobody can tell them from its own but by their ports.
         ("UDP", Reason::PacketRate, false, &udp),

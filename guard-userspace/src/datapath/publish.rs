@@ -131,7 +131,7 @@ impl Maps {
         for first in (0..=u16::MAX).step_by(8) {
             let (index, _) = port_word(slot, Protocol::Tcp, first);
             let word = words.get(&index, 0)?;
-            ports.extend((first..).zip(word).filter(|(_, id)| *id != 0).map(|(port, _)| port));
+            ports.extend((first..=first | 7).zip(word).filter(|(_, id)| *id != 0).map(|(port, _)| port));
         }
         Ok(ports)
     }
