@@ -75,10 +75,21 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     }
 }
 
-/// Counts the connections of clients, in every network namespace. The kernel may run it twice for one change, while one agent takes over
-/// from another: that counts once.
+/// Counts the connections of clients, in every network namespace. What it sees twice counts once.
 #[btf_tracepoint(function = "inet_sock_set_state")]
 pub fn guard_connections(ctx: BtfTracePointContext) -> i32 {
+    changed(&ctx)
+}
+
+/// The same. A packet may end a connection while this CPU is in the program above for another, and the kernel runs no program inside of
+/// itself; it runs this one.
+#[btf_tracepoint(function = "inet_sock_set_state")]
+pub fn guard_connections_nested(ctx: BtfTracePointContext) -> i32 {
+    changed(&ctx)
+}
+
+#[inline(always)]
+fn changed(ctx: &BtfTracePointContext) -> i32 {
     // SAFETY: the first argument of this tracepoint is the socket.
     let socket = unsafe { Socket::new(ctx.arg(0)) };
     tracker::changed(socket, ctx.arg(1), ctx.arg(2));

@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use guard_common::Address;
-use guard_common::abi::{Correction, Flow, FlowKey, Lost, Offence, OffenceKind, SourceKey, Tracked};
+use guard_common::abi::{Correction, Flow, FlowKey, Home, Lost, Offence, OffenceKind, SourceKey, Tracked};
 use guard_common::drops::Notes;
 use guard_common::gcra::Word;
 use guard_common::track::{self, Change};
@@ -64,14 +64,12 @@ impl Socket {
         !unsafe { bpf_skc_to_tcp_sock(self.0.cast_mut().cast()) }.is_null()
     }
 
-    /// Whether it is in the network namespace that guard is in.
+    /// The inode of its network namespace.
     #[inline(always)]
-    fn is_at_home(self) -> bool {
-        let Some(home) = HOME.get(0) else { return false };
-        let namespace = self.read::<*const u8>(offset::NET).wrapping_add(home.offset as usize);
+    fn namespace(self, home: &Home) -> Option<u32> {
+        let inode = self.read::<*const u8>(offset::NET).wrapping_add(home.offset as usize);
         // SAFETY: the helper checks the address.
-        let found = unsafe { bpf_probe_read_kernel(namespace.cast::<u32>()) };
-        found.is_ok_and(|found| found == home.namespace)
+        unsafe { bpf_probe_read_kernel(inode.cast::<u32>()) }.ok()
     }
 
     /// IPv4 addresses that an IPv6 socket has are in mapped form in it, as in [`Address`].
@@ -105,21 +103,23 @@ fn opened(socket: Socket) {
     if !socket.is_tcp() {
         return;
     }
-    let Some(client) = socket.client() else { return };
+    let (Some(client), Some(home)) = (socket.client(), HOME.get(0)) else { return };
     let port = u16::from_be(socket.read::<u16>(offset::DPORT));
     let flow = FlowKey::new(client, port);
+    let namespace = socket.namespace(home);
     let now = now();
     let seen = Noted.flow(&flow).and_then(|flow| flow.source_of_established(now));
     let source = match seen {
         Some(source) => source,
         // Another interface, or another host: what lives in a namespace that is not reached through guard has nothing to do with it.
-        None if !socket.is_at_home() => return,
+        None if namespace != Some(home.namespace) => return,
         None => match track::source(&Maps, client, socket.read::<u16>(offset::NUM), || now) {
             Some(source) => source,
             None => return,
         },
     };
-    let Some(count) = open(socket.cookie(), &Tracked { source, flow }) else { return };
+    let tracked = Tracked { source, flow, namespace: namespace.unwrap_or(0) };
+    let Some(count) = open(socket.cookie(), &tracked) else { return };
     let threshold = thresholds(now).connections;
     if threshold != 0 && count > threshold {
         Noted.offence(Offence::new(OffenceKind::Connections, source, count, now, now));
@@ -164,7 +164,7 @@ fn open(cookie: u64, tracked: &Tracked) -> Option<u64> {
 fn close(cookie: u64) {
     let Some(tracked) = SOCKETS.get_ptr(cookie) else { return };
     // SAFETY: the value was just looked up, and is never changed.
-    let Tracked { source, flow } = unsafe { *tracked };
+    let Tracked { source, flow, .. } = unsafe { *tracked };
     // Who removes it, counts.
     if SOCKETS.remove(cookie).is_ok() {
         let _ = FLOWS.remove(flow);

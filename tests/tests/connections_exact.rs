@@ -167,6 +167,9 @@ fn counts_are_exact_after_a_hundred_thousand_connections() -> Result<()> {
         drop(open);
         let none = || counted(&guard).is_ok_and(|counted| counted.is_empty());
         ensure!(wait::within(PATIENCE, none), "all are closed; counted {:?}", counted(&guard)?);
+        // Nothing of that was a correction.
+        let metrics = guard.metrics()?;
+        ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
         let _ = stop.send(());
         server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
     })

@@ -120,7 +120,7 @@ impl Scene {
 
     /// The connections of this scene.
     fn list(&self, sockets: &mut Sockets, ports: &[u16]) -> Result<Vec<Connection>> {
-        let Listing { connections, notes } = sockets.list(&ports.iter().copied().collect(), &|_| true)?;
+        let Listing { connections, notes, .. } = sockets.list(&ports.iter().copied().collect(), &|_| true)?;
         ensure!(notes.iter().all(is_of_this_machine), "{notes:?}");
         let hosts = [HOST, CLIENT, OTHER].map(|last| outside(self.number, last));
         let inside = [1, CONTAINER].map(|last| inside(self.number, last));

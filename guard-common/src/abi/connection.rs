@@ -106,10 +106,12 @@ pub struct Home {
 pub struct Tracked {
     pub source: SourceKey,
     pub flow: FlowKey,
+    /// The inode of the network namespace that its socket is in; 0 if that could not be told.
+    pub namespace: u32,
 }
 
 /// A correction of what is counted, which the agent hands to the program `guard_correct` as a frame:
-/// operation (8 bytes), number (8), source (20), flow (20); numbers in the byte order of the host.
+/// operation (8 bytes), number (8), source (20), flow (20), namespace (4); numbers in the byte order of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
     /// A socket is there that is not counted.
@@ -121,24 +123,25 @@ pub enum Correction {
 }
 
 impl Correction {
-    pub const LENGTH: usize = 56;
+    pub const LENGTH: usize = 60;
     const OPEN: u64 = 1;
     const CLOSE: u64 = 2;
     const ADD: u64 = 3;
 
     pub fn encode(&self) -> [u8; Self::LENGTH] {
-        let (operation, number, source, flow) = match self {
+        let (operation, number, source, flow, namespace) = match self {
             Self::Open { cookie, tracked } => {
-                (Self::OPEN, cookie, tracked.source.to_bytes(), tracked.flow.to_bytes())
+                (Self::OPEN, cookie, tracked.source.to_bytes(), tracked.flow.to_bytes(), tracked.namespace)
             }
-            Self::Close { cookie } => (Self::CLOSE, cookie, [0; 20], [0; 20]),
-            Self::Add { source, amount } => (Self::ADD, amount, source.to_bytes(), [0; 20]),
+            Self::Close { cookie } => (Self::CLOSE, cookie, [0; 20], [0; 20], 0),
+            Self::Add { source, amount } => (Self::ADD, amount, source.to_bytes(), [0; 20], 0),
         };
         let mut bytes = [0; Self::LENGTH];
         bytes[..8].copy_from_slice(&operation.to_ne_bytes());
         bytes[8..16].copy_from_slice(&number.to_ne_bytes());
         bytes[16..36].copy_from_slice(&source);
-        bytes[36..].copy_from_slice(&flow);
+        bytes[36..56].copy_from_slice(&flow);
+        bytes[56..].copy_from_slice(&namespace.to_ne_bytes());
         bytes
     }
 
@@ -148,8 +151,9 @@ impl Correction {
         let number = u64::from_ne_bytes(read(frame, 8)?);
         let source = SourceKey::from_bytes(read(frame, 16)?);
         let flow = FlowKey::from_bytes(read(frame, 36)?);
+        let namespace = u32::from_ne_bytes(read(frame, 56)?);
         match u64::from_ne_bytes(read(frame, 0)?) {
-            Self::OPEN => Some(Self::Open { cookie: number, tracked: Tracked { source, flow } }),
+            Self::OPEN => Some(Self::Open { cookie: number, tracked: Tracked { source, flow, namespace } }),
             Self::CLOSE => Some(Self::Close { cookie: number }),
             Self::ADD => Some(Self::Add { source, amount: number }),
             _ => None,
@@ -166,7 +170,7 @@ mod tests {
     fn corrections_arrive_as_they_were_sent() {
         let address = Address::v4([10, 1, 2, 3]);
         let source = SourceKey::new(ServiceId::new(7), &Service::new(false, 32, 64), address);
-        let tracked = Tracked { source, flow: FlowKey::new(address, 40_000) };
+        let tracked = Tracked { source, flow: FlowKey::new(address, 40_000), namespace: 9 };
         let corrections = [
             Correction::Open { cookie: u64::MAX, tracked },
             Correction::Close { cookie: 5 },

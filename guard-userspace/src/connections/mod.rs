@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::{Error, Maps};
 use crate::sockets::{Listing, State};
 
-pub use reconcile::{Reach, Reconciler, Repair, Seen};
+pub use reconcile::{Others, Reconciler, Repair, Seen};
 
 /// The connections of one source to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -17,19 +17,21 @@ pub struct Seen {
     pub tracked: HashMap<u64, Tracked>,
     /// The sockets that exist, by their cookies.
     pub sockets: HashMap<u64, Tracked>,
-    pub reach: Reach,
+    /// The network namespaces that they are from.
+    pub namespaces: HashSet<u32>,
+    pub others: Others,
 }
 
-/// How much of the sockets was read.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
-pub enum Reach {
-    /// What is not among them does not exist.
+/// What became of network namespaces that were not read.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord)]
+pub enum Others {
+    /// They do not exist.
     #[default]
-    All,
-    /// There may be namespaces that nobody can find: what was among them before and is not any longer does not exist.
-    Found,
-    /// Something could not be read this time.
-    Part,
+    Gone,
+    /// There may be some that nobody can find. Those that were found before do not exist any longer.
+    Hidden,
+    /// Some could not be read this time.
+    Unread,
 }
 
 /// What is to be done.
@@ -46,8 +48,8 @@ pub struct Repair {
 #[derive(Debug, Default)]
 pub struct Reconciler {
     begun: bool,
-    /// Sockets that were read at some time and are counted still.
-    known: HashSet<u64>,
+    /// Namespaces that were read at some time and have connections that are counted.
+    known: HashSet<u32>,
     missing: HashSet<u64>,
     gone: HashSet<u64>,
     differences: HashMap<SourceKey, u64>,
@@ -69,13 +71,17 @@ impl Reconciler {
         };
         repair.corrections.extend(found.iter().filter_map(open));
 
-        let could_be_read = |cookie: &u64| match seen.reach {
-            Reach::All => true,
-            Reach::Found => self.known.contains(cookie),
-            Reach::Part => false,
+        let is_readable = |namespace: &u32| {
+            seen.namespaces.contains(namespace)
+                || match seen.others {
+                    Others::Gone => true,
+                    Others::Hidden => self.known.contains(namespace),
+                    Others::Unread => false,
+                }
         };
-        let absent = seen.tracked.keys().filter(|cookie| !seen.sockets.contains_key(cookie));
-        let gone: HashSet<u64> = absent.filter(|cookie| could_be_read(cookie)).copied().collect();
+        let absent = seen.tracked.iter().filter(|(cookie, _)| !seen.sockets.contains_key(cookie));
+        let gone = absent.filter(|(_, tracked)| is_readable(&tracked.namespace));
+        let gone: HashSet<u64> = gone.map(|(cookie, _)| *cookie).collect();
         let closed = both(&gone, &self.gone);
         repair.drift += closed.len() as u64;
         repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Close { cookie }));
@@ -92,8 +98,9 @@ impl Reconciler {
             seen.counts.iter().filter(|(_, count)| **count == 0).map(|(source, _)| *source).collect();
         repair.idle = both(&idle, &self.idle);
         let mut known = std::mem::take(&mut self.known);
-        known.retain(|cookie| seen.tracked.contains_key(cookie));
-        known.extend(seen.sockets.keys());
+        let counted: HashSet<u32> = seen.tracked.values().map(|tracked| tracked.namespace).collect();
+        known.retain(|namespace| counted.contains(namespace));
+        known.extend(&seen.namespaces);
         *self = Self { begun: true, known, missing, gone, differences, idle };
         repair
     }
@@ -124,10 +131,12 @@ mod tests {
     use guard_common::Address;
     use guard_common::abi::{FlowKey, Service, ServiceId};
 
+    const HOME: u32 = 3;
+
     fn tracked(host: u8) -> Tracked {
         let address = Address::v4([10, 0, 0, host]);
         let source = SourceKey::new(ServiceId::new(1), &Service::new(false, 32, 64), address);
-        Tracked { source, flow: FlowKey::new(address, 40_000) }
+        Tracked { source, flow: FlowKey::new(address, 40_000), namespace: HOME }
     }
 
     fn seen(counts: &[(u8, u64)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
@@ -137,7 +146,8 @@ mod tests {
             counts: counts.iter().map(|(host, count)| (tracked(*host).source, *count)).collect(),
             tracked: by_cookie(counted),
             sockets: by_cookie(sockets),
-            reach: Reach::All,
+            namespaces: HashSet::from([HOME]),
+            others: Others::Gone,
         }
     }
 
@@ -173,20 +183,23 @@ mod tests {
     #[test]
     fn nothing_is_gone_where_it_could_not_be_read() {
         let absent = seen(&[(1, 1)], &[(7, 1)], &[]);
-        for (reach, was_there, closes) in [
-            (Reach::All, false, true),
-            (Reach::Found, false, false),
-            (Reach::Found, true, true),
-            (Reach::Part, true, false),
+        for (others, is_read, was_read, closes) in [
+            (Others::Gone, false, false, true),
+            (Others::Hidden, false, false, false),
+            (Others::Hidden, false, true, true),
+            (Others::Hidden, true, false, true),
+            (Others::Unread, false, true, false),
+            (Others::Unread, true, false, true),
         ] {
             let mut reconciler = Reconciler::default();
-            if was_there {
+            if was_read {
                 reconciler.compare(&seen(&[(1, 1)], &[(7, 1)], &[(7, 1)]));
             }
-            let absent = Seen { reach, ..absent.clone() };
+            let mut absent = Seen { others, ..absent.clone() };
+            absent.namespaces.retain(|_| is_read);
             assert_eq!(reconciler.compare(&absent), Repair::default());
             let closed = reconciler.compare(&absent).corrections;
-            assert_eq!(closed.len(), usize::from(closes), "{reach:?}, {was_there}: {closed:?}");
+            assert_eq!(closed.len(), usize::from(closes), "{others:?}, {is_read}, {was_read}: {closed:?}");
         }
     }
 

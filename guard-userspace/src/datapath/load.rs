@@ -77,8 +77,8 @@ pub struct Datapath {
     pub(super) links: BTreeMap<u32, HeldLink>,
     /// Links that end with this process.
     pub(super) unpinned: Vec<FdLink>,
-    /// The pinned link of the program that counts connections, held open too.
-    pub(super) tracker: Option<OwnedFd>,
+    /// The pinned links of the programs that count connections, held open too.
+    pub(super) trackers: BTreeMap<&'static str, OwnedFd>,
 }
 
 impl Datapath {
@@ -113,7 +113,7 @@ impl Datapath {
             multi_buffer,
             links,
             unpinned,
-            tracker: None,
+            trackers: BTreeMap::new(),
         };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;
         Ok(datapath)

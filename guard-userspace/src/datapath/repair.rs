@@ -54,7 +54,7 @@ impl Datapath {
         let mut pinned = maps.collect::<Result<Vec<_>, Error>>()?;
         let links = self.links.iter();
         pinned.extend(links.map(|(index, held)| (pins.link(*index, held.mode), held.link.as_fd())));
-        pinned.extend(self.tracker.iter().map(|link| (pins.tracker(), link.as_fd())));
+        pinned.extend(self.trackers.iter().map(|(program, link)| (pins.tracker(program), link.as_fd())));
         let mut repaired = 0;
         for (path, descriptor) in pinned {
             if path.exists() {

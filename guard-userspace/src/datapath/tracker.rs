@@ -1,7 +1,8 @@
-//! The program that counts connections, on the tracepoint where TCP sockets change their state.
+//! The programs that count connections, on the tracepoint where TCP sockets change their state. There are two of the same, see
+//! `guard_connections_nested`.
 //!
-//! It is pinned: connections are counted while no agent runs. A link of a tracepoint cannot get another program, so a new agent puts
-//! its own beside the old one before it removes that; what both see counts once.
+//! They are pinned: connections are counted while no agent runs. A link of a tracepoint cannot get another program, so a new agent puts
+//! its own beside the old ones before it removes those; what several see counts once.
 
 use std::fs;
 use std::io;
@@ -19,7 +20,7 @@ use super::pins::Pins;
 use super::types::Types;
 use super::{Datapath, Error, bpf};
 
-const PROGRAM: &str = "guard_connections";
+const PROGRAMS: [&str; 2] = ["guard_connections", "guard_connections_nested"];
 const TRACEPOINT: &str = "inet_sock_set_state";
 
 impl Datapath {
@@ -30,13 +31,15 @@ impl Datapath {
     pub fn track_connections(&mut self) -> Result<(), Error> {
         let home = home().map_err(|error| Error::Tracker(causes(&error)))?;
         self.maps.array_mut::<Home>("HOME")?.set(0, home, 0)?;
-        let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(PROGRAM) else {
-            return Err(Error::NoProgram(PROGRAM));
-        };
-        let link = attach(program).map_err(|error| Error::Tracker(causes(&*error)))?;
-        match &self.pins {
-            Some(pins) => self.tracker = Some(pin(link, pins)?),
-            None => self.unpinned.push(link),
+        for name in PROGRAMS {
+            let Some(Program::BtfTracePoint(program)) = self.ebpf.program_mut(name) else {
+                return Err(Error::NoProgram(name));
+            };
+            let link = attach(program).map_err(|error| Error::Tracker(causes(&*error)))?;
+            match &self.pins {
+                Some(pins) => drop(self.trackers.insert(name, pin(link, name, pins)?)),
+                None => self.unpinned.push(link),
+            }
         }
         Ok(())
     }
@@ -61,8 +64,8 @@ fn attach(program: &mut BtfTracePoint) -> Result<FdLink, Box<dyn std::error::Err
 }
 
 /// Pins the link in the place of the one before.
-fn pin(link: FdLink, pins: &Pins) -> Result<OwnedFd, Error> {
-    let (path, next) = (pins.tracker(), pins.next_tracker());
+fn pin(link: FdLink, program: &str, pins: &Pins) -> Result<OwnedFd, Error> {
+    let (path, next) = (pins.tracker(program), pins.next_tracker(program));
     let failed = |action, path: &PathBuf| {
         let path = path.clone();
         move |source| Error::File { action, path, source }

@@ -47,9 +47,9 @@ impl Sockets {
         let mut killed = Killed::default();
         let mut destroyed = HashSet::new();
         for _ in 0..LOOKS {
-            let (found, notes) = self.look(ports, Effort::Full, came_through)?;
-            killed.notes = notes;
-            let left: Vec<_> = found.into_iter().filter(|found| is_to_end(found, nets)).collect();
+            let found = self.look(ports, Effort::Full, came_through)?;
+            killed.notes = found.notes;
+            let left: Vec<_> = found.candidates.into_iter().filter(|found| is_to_end(found, nets)).collect();
             let failed = self.destroy_all(&left, &mut destroyed);
             let is_done = failed.len() == left.len();
             killed.failed = failed;

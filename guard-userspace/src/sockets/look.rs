@@ -24,6 +24,14 @@ pub(super) enum Effort {
 /// Translations may lead to other ports than those that were looked for; then there is another look.
 const LOOKS: usize = 3;
 
+/// What a look has found.
+#[derive(Default)]
+pub(super) struct Found {
+    pub(super) candidates: Vec<Candidate>,
+    pub(super) namespaces: BTreeSet<u64>,
+    pub(super) notes: Vec<Note>,
+}
+
 /// What is in a namespace.
 struct Inside {
     namespace: u64,
@@ -39,16 +47,17 @@ impl Sockets {
         ports: Option<&BTreeSet<u16>>,
         effort: Effort,
         came_through: CameThrough<'_>,
-    ) -> Result<(Vec<Candidate>, Vec<Note>), Error> {
+    ) -> Result<Found, Error> {
         let notes = self.follow();
-        let mut found = (Vec::new(), notes.clone());
+        let mut found = Found::default();
         for _ in 0..LOOKS {
             let local = ports.map(|ports| local_ports(ports, &self.translations, &self.memory));
-            found.1.clone_from(&notes);
-            let insides = self.insides(local.as_ref(), effort, &mut found.1)?;
+            found.notes.clone_from(&notes);
+            let insides = self.insides(local.as_ref(), effort, &mut found.notes)?;
+            found.namespaces = insides.iter().map(|inside| inside.namespace).collect();
             // After the sockets: the entry of a connection is older than its socket, so one that is not there was not translated.
-            self.translate(&mut found.1);
-            found.0 = self.candidates(insides, local.as_ref(), came_through);
+            self.translate(&mut found.notes);
+            found.candidates = self.candidates(insides, local.as_ref(), came_through);
             let is_complete = |(ports, local): (&BTreeSet<u16>, &BTreeSet<u16>)| {
                 local_ports(ports, &self.translations, &self.memory).is_subset(local)
             };
@@ -56,7 +65,7 @@ impl Sockets {
                 break;
             }
         }
-        found.0.retain(|found| found.is_wanted(ports));
+        found.candidates.retain(|found| found.is_wanted(ports));
         Ok(found)
     }
 

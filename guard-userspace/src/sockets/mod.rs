@@ -26,7 +26,7 @@ mod netlink;
 mod note;
 mod select;
 
-use std::collections::{BTreeMap, BTreeSet, HashSet};
+use std::collections::{BTreeMap, BTreeSet};
 use std::io;
 use std::net::SocketAddr;
 
@@ -38,7 +38,7 @@ pub use note::Note;
 
 use conntrack::{Conntrack, Translations};
 use enter::Namespace;
-use look::Effort;
+use look::{Effort, Found};
 use namespaces::Identity;
 use select::Memory;
 
@@ -75,8 +75,17 @@ pub struct Connection {
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
 pub struct Listing {
     pub connections: Vec<Connection>,
+    /// The inodes of the network namespaces that were looked at.
+    pub namespaces: BTreeSet<u64>,
     /// What could not be looked at.
     pub notes: Vec<Note>,
+}
+
+impl From<Found> for Listing {
+    fn from(Found { candidates, namespaces, notes }: Found) -> Self {
+        let connections = candidates.into_iter().map(|candidate| candidate.connection).collect();
+        Self { connections, namespaces, notes }
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -139,17 +148,15 @@ impl Sockets {
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
     pub fn list(&mut self, ports: &BTreeSet<u16>, came_through: CameThrough<'_>) -> Result<Listing, Error> {
-        let (found, notes) = self.look(Some(ports), Effort::Little, came_through)?;
-        Ok(Listing { connections: found.into_iter().map(|found| found.connection).collect(), notes })
+        Ok(self.look(Some(ports), Effort::Little, came_through)?.into())
     }
 
-    /// The cookies of all connections there are, to whatever port.
+    /// All connections there are, from and to whatever port.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn cookies(&mut self) -> Result<HashSet<u64>, Error> {
-        let (found, _) = self.look(None, Effort::Full, &|_| true)?;
-        Ok(found.into_iter().map(|found| found.connection.cookie).collect())
+    pub fn list_all(&mut self) -> Result<Listing, Error> {
+        Ok(self.look(None, Effort::Full, &|_| true)?.into())
     }
 
     /// Lets go of all other namespaces; the next look opens them again.

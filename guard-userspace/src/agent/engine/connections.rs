@@ -1,6 +1,6 @@
 //! The connections of clients: the count in the kernel held against the sockets that exist, shown, and ended.
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Engine, lock};
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
-use crate::connections::{self, Reach, Reconciler, Repair, Seen, SourceConnections};
+use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections};
 use crate::datapath::Maps;
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
@@ -43,12 +43,14 @@ impl Watch {
         if !repair.corrections.iter().any(closes) {
             return Ok(());
         }
-        let existing = self.sockets.cookies();
+        let listing = self.sockets.list_all();
         self.sockets.forget();
-        let existing = existing?;
+        let listing = listing?;
+        let existing: HashSet<u64> = listing.connections.iter().map(|existing| existing.cookie).collect();
+        let is_complete = others(&listing.notes) != Others::Unread;
         let before = repair.corrections.len();
         repair.corrections.retain(|correction| match correction {
-            Correction::Close { cookie } => !existing.contains(cookie),
+            Correction::Close { cookie } => is_complete && !existing.contains(cookie),
             Correction::Open { .. } | Correction::Add { .. } => true,
         });
         repair.drift -= (before - repair.corrections.len()) as u64;
@@ -68,8 +70,10 @@ impl Engine {
         let tracked = self.maps.tracked()?.into_iter().collect();
         let listing = watch.list(&ports, &self.maps)?;
         let sockets = self.tracked_of(&listing);
-        let reach = reach(&listing.notes);
-        let mut repair = watch.reconciler.compare(&Seen { counts, tracked, sockets, reach });
+        let namespaces = listing.namespaces.iter().map(|inode| inode_number(*inode)).collect();
+        let others = others(&listing.notes);
+        let seen = Seen { counts, tracked, sockets, namespaces, others };
+        let mut repair = watch.reconciler.compare(&seen);
         watch.spare_existing(&mut repair)?;
         if watch.notes != listing.notes {
             listing.notes.iter().for_each(|note| info!("{note}"));
@@ -131,9 +135,10 @@ impl Engine {
     /// The established connections, as the kernel's program would count them.
     fn tracked_of(&self, listing: &Listing) -> HashMap<u64, Tracked> {
         let tracked = |connection: &Connection| {
-            let Connection { client, service_port, cookie, .. } = connection;
+            let Connection { client, service_port, cookie, namespace, .. } = connection;
             let source = self.maps.source_of(client.ip(), *service_port)?;
-            Some((*cookie, Tracked { source, flow: FlowKey::new(client.ip().into(), client.port()) }))
+            let flow = FlowKey::new(client.ip().into(), client.port());
+            Some((*cookie, Tracked { source, flow, namespace: inode_number(*namespace) }))
         };
         let is_open = |connection: &&Connection| match connection.state {
             State::HalfOpen => false,
@@ -143,17 +148,19 @@ impl Engine {
     }
 }
 
-/// How much a look has found that left these notes.
-fn reach(notes: &[Note]) -> Reach {
+/// What is known of the namespaces that a look has not found that left these notes.
+fn others(notes: &[Note]) -> Others {
     let of = |note: &Note| match note {
-        Note::HiddenProcesses { .. } => Reach::Found,
-        Note::NotEntered { .. } | Note::NotListed { .. } | Note::NoTranslations { .. } => Reach::Part,
+        Note::HiddenProcesses { .. } => Others::Hidden,
+        Note::NotEntered { .. } | Note::NotListed { .. } => Others::Unread,
+        Note::NoTranslations { .. } => Others::Gone,
     };
-    let all: Vec<Reach> = notes.iter().map(of).collect();
-    if all.contains(&Reach::Part) {
-        return Reach::Part;
-    }
-    if all.is_empty() { Reach::All } else { Reach::Found }
+    notes.iter().map(of).max().unwrap_or_default()
+}
+
+/// The kernel's numbers of namespaces have 32 bits (`struct ns_common`); files could have longer ones.
+fn inode_number(inode: u64) -> u32 {
+    u32::try_from(inode).unwrap_or_default()
 }
 
 fn tcp_ports(policy: &Policy) -> BTreeSet<u16> {

@@ -4,7 +4,7 @@
 //! /sys/fs/bpf/guard/            GUARD_PIN_PATH
 //!   abi-1-1/EPOCH, BLOCKS, …    a set of maps: the version of their layout, and a number, see [`MapSet`]
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
-//!   tracker/connections         the link of the program that counts connections
+//!   tracker/PROGRAM             the links of the programs that count connections
 //! ```
 
 use std::fs::File;
@@ -54,14 +54,14 @@ impl Pins {
         self.root.join("links")
     }
 
-    /// The link of the program that counts connections.
-    pub(super) fn tracker(&self) -> PathBuf {
-        self.tracker_directory().join("connections")
+    /// The link of a program that counts connections.
+    pub(super) fn tracker(&self, program: &str) -> PathBuf {
+        self.tracker_directory().join(program)
     }
 
     /// The one that takes over.
-    pub(super) fn next_tracker(&self) -> PathBuf {
-        self.tracker_directory().join("connections-next")
+    pub(super) fn next_tracker(&self, program: &str) -> PathBuf {
+        self.tracker_directory().join(format!("{program}-next"))
     }
 
     fn tracker_directory(&self) -> PathBuf {
