@@ -1,13 +1,12 @@
 //! What work spends of a CPU, however many others want it at the same time.
 
-use std::fs;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
 use anyhow::{Context, Result};
 use nix::sys::wait::{Id, WaitPidFlag, waitid};
-use nix::time::{ClockId, clock_gettime};
-use nix::unistd::{Pid, SysconfVar, sysconf};
+use nix::time::{ClockId, clock_getcpuclockid, clock_gettime};
+use nix::unistd::Pid;
 
 /// Does the work, and returns what it gives and what this thread has spent on it.
 ///
@@ -34,16 +33,27 @@ pub fn of_child(child: &mut Child) -> Result<(ExitStatus, Duration)> {
     Ok((child.wait()?, spent))
 }
 
-/// What a process has spent until now, to the hundredth of a second.
+/// What a process has spent until now. It may have ended, as long as nobody has waited for it.
 ///
 /// # Errors
 /// When there is no such process.
 pub fn of_process(id: u32) -> Result<Duration> {
-    let stat = fs::read_to_string(format!("/proc/{id}/stat")).context("the process is gone")?;
-    // Counted from behind the name, which may hold anything: the state is the first, the times are the twelfth and thirteenth.
-    let (_, fields) = stat.rsplit_once(')').context("no name")?;
-    let ticks = fields.split_whitespace().skip(11).take(2).map(str::parse::<u64>);
-    let ticks: u64 = ticks.sum::<Result<_, _>>().context("no times")?;
-    let per_second = sysconf(SysconfVar::CLK_TCK)?.context("no clock")?;
-    Ok(Duration::from_secs_f64(ticks as f64 / per_second as f64))
+    let clock = clock_getcpuclockid(Pid::from_raw(id.cast_signed())).context("the process is gone")?;
+    clock_gettime(clock).map(Duration::from).context("the kernel does not say what was spent")
+}
+
+#[cfg(test)]
+mod tests {
+    use std::process::{Command, Stdio};
+
+    use super::*;
+
+    #[test]
+    fn a_process_spends_what_it_works_and_that_can_be_known_after_its_end() {
+        let loops = "i=0; while [ $i -lt 100000 ]; do i=$((i+1)); done";
+        let mut child = Command::new("sh").args(["-c", loops]).stdin(Stdio::null()).spawn().unwrap();
+        let (status, spent) = of_child(&mut child).unwrap();
+        assert!(status.success() && spent > Duration::from_millis(5), "{spent:?}");
+        assert!(of_process(child.id()).is_err(), "nobody knows it any longer");
+    }
 }

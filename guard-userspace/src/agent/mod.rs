@@ -39,7 +39,7 @@ use watched_file::WatchedFile;
 
 pub use engine::{Applied, ApplyError, Engine, Health, blocks_of, check_blocks};
 pub use explain::{ExplainQuery, explain, protocol_name};
-pub use metrics::{build, encode};
+pub use metrics::{Format, gather};
 pub use server::Peer;
 pub use status::{CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status};
 

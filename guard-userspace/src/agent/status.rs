@@ -10,6 +10,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::BlockCounts;
 use crate::config;
+use crate::connections::{self, Totals};
 use crate::datapath::pins::Pins;
 use crate::datapath::{Attachment, Error, Fill, Maps};
 
@@ -27,7 +28,7 @@ pub struct Status {
     pub problems: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
-    /// What clients have open, by service.
+    /// What clients have open, by service. With thousands of clients, as of some seconds ago.
     #[serde(default)]
     pub connections: Vec<ConnectionCount>,
     /// Connections that were counted wrongly, and corrected, since the agent started.
@@ -130,7 +131,9 @@ impl Status {
     /// # Errors
     /// When nothing is pinned there, or it cannot be read.
     pub fn of_pins(pins: &Pins) -> Result<Self, Error> {
-        let mut status = of_maps(&Maps::open(pins)?)?;
+        let maps = Maps::open(pins)?;
+        let mut status = of_maps(&maps)?;
+        status.connections = of_connections(&maps, &connections::totals(&maps.connections()?))?;
         let pinned = pins.pinned_links()?.into_iter().map(|(index, mode, _)| InterfaceStatus {
             name: interface_name(index),
             index,
@@ -147,7 +150,7 @@ fn interface_name(index: u32) -> String {
     if_indextoname(index).map_or_else(|_| "(gone)".into(), |name| name.to_string_lossy().into_owned())
 }
 
-/// What the maps alone say.
+/// What the maps alone say, without the connections.
 pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
     let names = maps.service_names()?;
     let by_id: BTreeMap<ServiceId, &str> = names.iter().map(|(name, id)| (*id, name.as_str())).collect();
@@ -165,7 +168,6 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("GUARD_REVISION").into(),
         policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
-        connections: connections(maps, &by_id)?,
         lost: LostStatus {
             events: maps.lost(Lost::Sample)? + maps.lost(Lost::Offence)?,
             connections: maps.lost(Lost::Connection)?,
@@ -176,19 +178,16 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
     })
 }
 
-fn connections(maps: &Maps, names: &BTreeMap<ServiceId, &str>) -> Result<Vec<ConnectionCount>, Error> {
-    let mut by_service: BTreeMap<ServiceId, (u64, u64)> = names.keys().map(|id| (*id, (0, 0))).collect();
-    for (source, open) in maps.connections()?.into_iter().filter(|(_, open)| *open != 0) {
-        let (connections, sources) = by_service.entry(source.service()).or_default();
-        *connections += open;
-        *sources += 1;
-    }
-    let count = |(id, (connections, sources))| ConnectionCount {
-        service: names.get(&id).copied().unwrap_or_default().into(),
-        connections,
-        sources,
+/// Of every service, those without connections included.
+pub(super) fn of_connections(
+    maps: &Maps,
+    totals: &BTreeMap<ServiceId, Totals>,
+) -> Result<Vec<ConnectionCount>, Error> {
+    let count = |(service, id): (String, ServiceId)| {
+        let Totals { connections, sources } = totals.get(&id).copied().unwrap_or_default();
+        ConnectionCount { service, connections, sources }
     };
-    Ok(by_service.into_iter().map(count).collect())
+    Ok(maps.service_names()?.into_iter().map(count).collect())
 }
 
 pub(super) fn of_attachment(attachment: &Attachment) -> InterfaceStatus {

@@ -30,6 +30,25 @@ pub struct SourceConnections {
     pub half_open: u64,
 }
 
+/// The connections of all sources to one service.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub struct Totals {
+    pub connections: u64,
+    /// How many sources they are of.
+    pub sources: u64,
+}
+
+/// What each service has open; a service without connections is left out.
+pub fn totals<'a>(counts: impl IntoIterator<Item = &'a (SourceKey, u64)>) -> BTreeMap<ServiceId, Totals> {
+    let mut by_service: BTreeMap<ServiceId, Totals> = BTreeMap::new();
+    for (source, open) in counts.into_iter().filter(|(_, open)| *open != 0) {
+        let of_service = by_service.entry(source.service()).or_default();
+        of_service.connections += open;
+        of_service.sources += 1;
+    }
+    by_service
+}
+
 /// What each source has open, the one with most first: established by the kernel's count, half-open by the sockets.
 ///
 /// # Errors
@@ -57,4 +76,27 @@ pub fn by_source(maps: &Maps, sockets: &Listing) -> Result<Vec<SourceConnections
     let mut connections: Vec<_> = counts.into_iter().map(of_source).collect();
     connections.sort_by_key(|of| Reverse(of.established + of.half_open));
     Ok(connections)
+}
+
+#[cfg(test)]
+mod tests {
+    use guard_common::Address;
+    use guard_common::abi::Service;
+
+    use super::*;
+
+    #[test]
+    fn totals_are_of_those_that_have_something_open() {
+        let source = |service, last| {
+            let service = ServiceId::new(service);
+            SourceKey::new(service, &Service::new(false, 32, 64), Address::v4([10, 0, 0, last]))
+        };
+        let counts =
+            [(source(1, 1), 3), (source(1, 2), 4), (source(2, 1), 1), (source(1, 3), 0), (source(3, 1), 0)];
+        let expected = [
+            (ServiceId::new(1), Totals { connections: 7, sources: 2 }),
+            (ServiceId::new(2), Totals { connections: 1, sources: 1 }),
+        ];
+        assert_eq!(totals(&counts), BTreeMap::from(expected));
+    }
 }

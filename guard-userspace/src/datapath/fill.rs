@@ -45,7 +45,10 @@ const BLOCKS: Sized = Sized { map: "BLOCKS", name: "blocks", key: "blocks" };
 const BLOCK_PREFIXES: Sized = Sized { map: "BLOCK_PREFIXES", name: "block_prefixes", key: "blocks" };
 const SOURCES: Sized = Sized { map: "METERS", name: "sources", key: "sources" };
 const CONNECTIONS: Sized = Sized { map: "SOCKETS", name: "connections", key: "connections" };
-const CLIENTS: Sized = Sized { map: "CONNECTIONS", name: "clients", key: "connections" };
+const CLIENTS: Sized = Sized { map: "CONNECTIONS", name: CLIENTS_TABLE, key: "connections" };
+
+/// The table of sources that have connections, as metrics name it.
+pub const CLIENTS_TABLE: &str = "clients";
 
 /// The key of `[capacity]` that sets the size of a map.
 pub(super) fn capacity_key(map: &str) -> Option<&'static str> {

@@ -40,7 +40,7 @@ mod types;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;
-pub use fill::Fill;
+pub use fill::{CLIENTS_TABLE, Fill};
 pub use load::{Capacities, Datapath, KernelLog, Options};
 pub use maps::Maps;
 pub use publish::monotonic_now;

@@ -1,19 +1,23 @@
 //! The connections of clients: the count in the kernel held against the sockets that exist, shown, and ended.
 
-use std::collections::{BTreeSet, HashMap, HashSet};
+use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use guard_common::abi::{Correction, FlowKey, Tracked};
+use guard_common::abi::{Correction, FlowKey, ServiceId, Tracked};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Engine, lock};
+use crate::agent::MapStatus;
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
-use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections};
-use crate::datapath::Maps;
+use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections, Totals};
+use crate::datapath::{CLIENTS_TABLE, Maps};
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
+
+/// So many sources are added up for each scrape: about 0.2 ms.
+const FEW: u64 = 2048;
 
 /// What is needed to look at the sockets, and what was found at the last look.
 #[derive(Debug)]
@@ -66,7 +70,9 @@ impl Engine {
     pub fn reconcile(&self) -> Result<()> {
         let ports = self.guarded_ports();
         let mut watch = lock(&self.watch);
-        let counts = self.maps.connections()?.into_iter().collect();
+        let counts = self.maps.connections()?;
+        let totals = connections::totals(&counts);
+        let counts = counts.into_iter().collect();
         let tracked = self.maps.tracked()?.into_iter().collect();
         let listing = watch.list(&ports, &self.maps)?;
         let sockets = self.tracked_of(&listing);
@@ -80,6 +86,7 @@ impl Engine {
             watch.notes = listing.notes;
         }
         drop(watch);
+        *lock(&self.connection_totals) = totals;
         if repair.drift > 0 {
             warn!("{} connections were counted wrongly, and are counted right now", repair.drift);
             self.drift.fetch_add(repair.drift, Ordering::Relaxed);
@@ -101,6 +108,19 @@ impl Engine {
     pub fn connections(&self) -> Result<Vec<SourceConnections>> {
         let listing = lock(&self.watch).list(&self.guarded_ports(), &self.maps)?;
         Ok(connections::by_source(&self.maps, &listing)?)
+    }
+
+    /// What each service has open. To add up few sources is cheap; of more than that, it is what the last comparison has found, so that a
+    /// scrape costs the same however many there are. `maps` says how many that is.
+    ///
+    /// # Errors
+    /// When the maps cannot be read.
+    pub(super) fn connection_totals(&self, maps: &[MapStatus]) -> Result<BTreeMap<ServiceId, Totals>> {
+        let table = maps.iter().find(|map| map.map == CLIENTS_TABLE);
+        if table.is_some_and(|table| table.entries <= FEW) {
+            return Ok(connections::totals(&self.maps.connections()?));
+        }
+        Ok(lock(&self.connection_totals).clone())
     }
 
     /// Ends the connections of these networks, to guarded ports or all of them. Returns how many.

@@ -19,17 +19,20 @@ mod health;
 mod offences;
 mod policy;
 
+use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
 use anyhow::{Context, Result, anyhow};
+use guard_common::abi::ServiceId;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
 use super::{ExplainQuery, Settings, explain, status};
 use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
+use crate::connections::Totals;
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::drops::RecentDrops;
 use crate::explain::Explanation;
@@ -53,6 +56,8 @@ pub struct Engine {
     health: Mutex<Health>,
     /// Never taken while another of these is held, and never held while another is taken.
     watch: Mutex<Watch>,
+    /// As the last comparison has found them.
+    connection_totals: Mutex<BTreeMap<ServiceId, Totals>>,
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
@@ -115,6 +120,7 @@ impl Engine {
             policies: Mutex::new(Policies::begin(source, generation)),
             health: Mutex::default(),
             watch: Mutex::new(Watch::begin()?),
+            connection_totals: Mutex::default(),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
             block_counts: Mutex::default(),
@@ -138,6 +144,7 @@ impl Engine {
     /// When the maps cannot be read.
     pub fn status(&self) -> Result<status::Status> {
         let mut status = status::of_maps(&self.maps)?;
+        status.connections = status::of_connections(&self.maps, &self.connection_totals(&status.maps)?)?;
         status.pid = Some(std::process::id());
         status.uptime_seconds = Some(self.started.elapsed().as_secs());
         status.connection_drift = self.drift.load(Ordering::Relaxed);

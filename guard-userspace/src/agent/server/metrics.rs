@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use axum::Router;
 use axum::extract::State;
-use axum::http::{StatusCode, header};
+use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
 use tokio::net::TcpListener;
@@ -13,7 +13,8 @@ use tokio::sync::watch;
 
 use super::http::{self, Bounds};
 use super::{blocking, refuse};
-use crate::agent::{Engine, metrics};
+use crate::agent::Engine;
+use crate::agent::metrics::{self, Format};
 
 type Shared = State<Arc<Engine>>;
 
@@ -31,15 +32,22 @@ pub(in crate::agent) async fn serve(
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
+        .fallback(nothing_there)
         .with_state(engine);
     http::serve(listener, BOUNDS, router, |router, _| router, stopped).await;
 }
 
-async fn scrape(State(engine): Shared) -> Response {
-    match blocking(move || engine.status().and_then(|status| Ok(metrics::encode(&status)?))).await {
-        Ok(text) => ([(header::CONTENT_TYPE, metrics::CONTENT_TYPE)], text).into_response(),
+async fn scrape(State(engine): Shared, headers: HeaderMap) -> Response {
+    let format = Format::of(&headers);
+    let read = move || engine.status().and_then(|status| Ok(format.encode(&metrics::gather(&status)?)?));
+    match blocking(read).await {
+        Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(failure) => refuse(&failure),
     }
+}
+
+async fn nothing_there() -> Response {
+    (StatusCode::NOT_FOUND, "guard has /metrics, /healthz and /readyz\n").into_response()
 }
 
 /// Alive: the agent answers and is not stuck. What is wrong beside that is not mended by a restart.

@@ -1,30 +1,31 @@
-//! The metrics, in the text format of Prometheus.
+//! The metrics.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `format` | the formats, and which of them is asked for |
+//! | `openmetrics` | writes one of them |
 //!
 //! The maps of the kernel are the counters; each scrape reads them once into a registry of its own. So a counter outlives the agent, and
-//! one scrape is of one moment.
+//! one scrape is of one moment. docs/metrics.md says of each metric what it means.
 
+mod format;
+mod openmetrics;
+
+use nix::time::{ClockId, clock_gettime};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
-use prometheus::{Encoder, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
+use prometheus::proto::MetricFamily;
+use prometheus::{Counter, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry};
 
 use super::status::{NOT_ATTACHED, Status};
 
-/// The content type of [`encode`].
-pub(super) const CONTENT_TYPE: &str = prometheus::TEXT_FORMAT;
+pub use format::Format;
 
-/// # Errors
-/// When a metric is refused by the registry: a bug.
-pub fn encode(status: &Status) -> prometheus::Result<Vec<u8>> {
-    let mut text = Vec::new();
-    TextEncoder::new().encode(&build(status)?.gather(), &mut text)?;
-    Ok(text)
-}
-
-/// A registry with the values of `status`.
+/// The values of `status`, and what this process takes.
 ///
 /// # Errors
 /// When a metric is refused by the registry: a bug.
-pub fn build(status: &Status) -> prometheus::Result<Registry> {
+pub fn gather(status: &Status) -> prometheus::Result<Vec<MetricFamily>> {
     let registry = Registry::new();
     add(&registry, counters(status)?)?;
     add(&registry, interfaces(status)?)?;
@@ -36,7 +37,22 @@ pub fn build(status: &Status) -> prometheus::Result<Registry> {
     add(&registry, lost(status)?)?;
     add(&registry, [build_info(status)?])?;
     registry.register(Box::new(ProcessCollector::for_self()))?;
-    Ok(registry)
+    let mut families = registry.gather();
+    for family in families.iter_mut().filter(|family| family.name() == CPU_TIME) {
+        family.set_metric(cpu_time()?.collect().iter_mut().flat_map(MetricFamily::take_metric).collect());
+    }
+    Ok(families)
+}
+
+const CPU_TIME: &str = "process_cpu_seconds_total";
+
+/// What this process has spent of a CPU. The library's own counts whole seconds, and the agent takes minutes to spend one.
+fn cpu_time() -> prometheus::Result<Counter> {
+    let spent = Counter::new(CPU_TIME, "Total user and system CPU time spent in seconds.")?;
+    if let Ok(time) = clock_gettime(ClockId::CLOCK_PROCESS_CPUTIME_ID) {
+        spent.inc_by(std::time::Duration::from(time).as_secs_f64());
+    }
+    Ok(spent)
 }
 
 fn add<C: Collector + 'static>(
@@ -151,9 +167,14 @@ fn counter(name: &str, help: &str, value: u64) -> prometheus::Result<IntCounter>
     Ok(counter)
 }
 
-fn policy(status: &Status) -> prometheus::Result<[IntGauge; 3]> {
+fn policy(status: &Status) -> prometheus::Result<[IntGauge; 4]> {
     let policy = &status.policy;
     Ok([
+        set(
+            "guard_problems",
+            "What is not as it should be and could not be mended: guard status names each.",
+            status.problems.len() as u64,
+        )?,
         set(
             "guard_policy_generation",
             "Counts the policies that were made live; grows with each.",
