@@ -160,12 +160,12 @@ pub(super) fn from_bytes<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
     Some(unsafe { bytes.as_ptr().cast::<T>().read_unaligned() })
 }
 
-/// Reads all pairs of a hash or a trie. What is written meanwhile may be among them or not.
+/// Reads all pairs of a hash, a trie or an array. What is written meanwhile may be among them or not.
 pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
     // SAFETY: plain data is valid for any bytes, zeros included.
     let zero: (K, V) = unsafe { std::mem::zeroed() };
     let mut room = 4096;
-    // A hash counts its buckets here, a trie notes its last key.
+    // A hash counts its buckets here, the others note their last key.
     let (mut next, mut last) = ([0_u8; 32], [0_u8; 32]);
     let mut pairs = Vec::new();
     let mut begun = false;

@@ -23,6 +23,8 @@ use nix::time::{ClockId, clock_gettime};
 use super::{Error, Maps, bpf, trie};
 use crate::plan::Plan;
 
+const SERVICE_NAMES: &str = "SERVICE_NAMES";
+
 /// A policy in one of the two slots.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Live {
@@ -108,16 +110,14 @@ impl Maps {
     /// # Errors
     /// When the map cannot be read.
     pub fn service_names(&self) -> Result<BTreeMap<String, ServiceId>, Error> {
-        let names = self.array::<ServiceName>("SERVICE_NAMES")?;
-        let mut known = BTreeMap::new();
-        for id in 1..=u8::MAX {
-            let name = names.get(&u32::from(id), 0)?;
-            let name = name.split(|byte| *byte == 0).next().unwrap_or_default();
-            if let (false, Ok(name)) = (name.is_empty(), std::str::from_utf8(name)) {
-                known.insert(name.to_owned(), ServiceId::new(id));
-            }
-        }
-        Ok(known)
+        let failed = |source| Error::Table { table: SERVICE_NAMES, source };
+        // In one call: a scrape asks for them, and most of the places are empty.
+        let names = bpf::read_all::<u32, ServiceName>(self.descriptor(SERVICE_NAMES)?).map_err(failed)?;
+        let name = |(id, name): &(u32, ServiceName)| {
+            let name = name.split(|byte| *byte == 0).next().filter(|name| !name.is_empty())?;
+            Some((String::from_utf8(name.to_vec()).ok()?, ServiceId::new(u8::try_from(*id).ok()?)))
+        };
+        Ok(names.iter().filter_map(name).filter(|(_, id)| *id != ServiceId::NONE).collect())
     }
 
     /// The TCP ports that the live policy guards.
@@ -209,14 +209,14 @@ impl Maps {
             let length = bytes.len().min(name.len() - 1);
             name[..length].copy_from_slice(&bytes[..length]);
             let index = u32::from(service.id.get());
-            let before = self.array::<ServiceName>("SERVICE_NAMES")?.get(&index, 0)?;
+            let before = self.array::<ServiceName>(SERVICE_NAMES)?.get(&index, 0)?;
             if before == name {
                 continue;
             }
             if before[0] != 0 {
                 self.reset_counters(service.id)?;
             }
-            self.array_mut::<ServiceName>("SERVICE_NAMES")?.set(index, name, 0)?;
+            self.array_mut::<ServiceName>(SERVICE_NAMES)?.set(index, name, 0)?;
         }
         Ok(())
     }
