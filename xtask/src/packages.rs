@@ -8,7 +8,8 @@ use crate::consent::Consent;
 use crate::{privilege, process};
 
 /// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 8] = [
+const TOOLS: [(&str, &str); 11] = [
+    ("amtool", "prometheus-alertmanager"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
@@ -17,6 +18,8 @@ const TOOLS: [(&str, &str); 8] = [
     ("nft", "nftables"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
+    ("prometheus", "prometheus"),
+    ("promtool", "prometheus"),
 ];
 
 /// What boots another kernel.
@@ -70,7 +73,9 @@ pub(crate) fn install(packages: &[&str], consent: Consent) -> Result<()> {
 
 fn apt_get(arguments: &[&str]) -> Result<Command> {
     let mut command = privilege::as_root("env")?;
-    command.args(["DEBIAN_FRONTEND=noninteractive", "apt-get", "-o", "DPkg::Lock::Timeout=120"]);
+    // Some of them bring a service that Debian would start at once, on all interfaces: what is needed is the program.
+    command.args(["DEBIAN_FRONTEND=noninteractive", "SYSTEMD_OFFLINE=1"]);
+    command.args(["apt-get", "-o", "DPkg::Lock::Timeout=120"]);
     command.args(["--quiet", "-o", "Dpkg::Use-Pty=0"]).args(arguments);
     Ok(command)
 }
