@@ -7,6 +7,7 @@
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
+//! | [`dashboard`] | what a dashboard asks of Prometheus |
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
 //! | [`kernel`] | the program in the kernel, one frame at a time |
@@ -14,6 +15,7 @@
 //! | [`listener`] | what arrives, counted |
 //! | [`net`] | test networks |
 //! | [`pause_free`] | traffic that goes on while something is done to guard |
+//! | [`prometheus`] | a real Prometheus, and what guard has for it |
 //! | [`raw`] | frames onto a wire |
 //! | [`scene`] | the network that most tests use |
 //! | [`shapes`] | packets that slip through many filters |
@@ -25,6 +27,7 @@
 pub mod bench;
 pub mod bpf;
 pub mod cpu_time;
+pub mod dashboard;
 pub mod demo;
 pub mod fence;
 pub mod guard;
@@ -33,6 +36,7 @@ pub mod large;
 pub mod listener;
 pub mod net;
 pub mod pause_free;
+pub mod prometheus;
 pub mod raw;
 pub mod scene;
 pub mod shapes;
