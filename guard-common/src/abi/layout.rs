@@ -21,7 +21,7 @@ fn layouts_are_those_of_version_3() {
         ("FlowKey", size_of::<FlowKey>(), 20),
         ("Flow", size_of::<Flow>(), 32),
         ("Home", size_of::<Home>(), 8),
-        ("Tracked", size_of::<Tracked>(), 40),
+        ("Tracked", size_of::<Tracked>(), 44),
         ("Budget", size_of::<Budget>(), 16),
         ("Evidence", size_of::<Evidence>(), 40),
         ("SampleKey", size_of::<SampleKey>(), 20),
@@ -36,6 +36,7 @@ fn layouts_are_those_of_version_3() {
     let offsets = [
         ("Policy.thresholds", offset_of!(Policy, thresholds), 16),
         ("Tracked.flow", offset_of!(Tracked, flow), 20),
+        ("Tracked.namespace", offset_of!(Tracked, namespace), 40),
         ("Evidence.limited", offset_of!(Evidence, limited), 16),
         ("Sample.source", offset_of!(Sample, source), 16),
         ("Sample.protocol", offset_of!(Sample, protocol), 40),
