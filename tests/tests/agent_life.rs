@@ -321,8 +321,8 @@ fn capabilities_that_are_not_needed_are_gone() -> Result<()> {
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, &policy(ALLOW))?;
     let tasks = fs::read_dir(format!("/proc/{}/task", guard.pid()?))?;
-    // SYS_ADMIN, NET_ADMIN, PERFMON, BPF.
-    let kept: u64 = 1 << 21 | 1 << 12 | 1 << 38 | 1 << 39;
+    // SYS_ADMIN, SYS_PTRACE, NET_ADMIN, PERFMON, BPF.
+    let kept: u64 = 1 << 21 | 1 << 19 | 1 << 12 | 1 << 38 | 1 << 39;
     for task in tasks.flatten() {
         let status = fs::read_to_string(task.path().join("status"))?;
         let field = |name: &str| status.lines().find_map(|line| line.strip_prefix(name)).map(str::trim);

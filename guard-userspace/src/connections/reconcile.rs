@@ -1,7 +1,8 @@
 //! Holding the count in the kernel against the sockets that exist.
 //!
 //! Sockets and counts are read one after the other while connections come and go, so a difference means something only if it is
-//! there twice: in this round and in the one before.
+//! there twice: in this round and in the one before. A difference of numbers, which may be the same by chance, also needs a source of which no
+//! connection came or went in between.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
@@ -52,7 +53,7 @@ pub struct Reconciler {
     known: HashSet<u32>,
     missing: HashSet<u64>,
     gone: HashSet<u64>,
-    differences: HashMap<SourceKey, u64>,
+    differences: HashMap<SourceKey, Difference>,
     idle: HashSet<SourceKey>,
 }
 
@@ -87,10 +88,11 @@ impl Reconciler {
         repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Close { cookie }));
 
         let differences = differences(seen);
-        for (source, amount) in &differences {
-            if self.differences.get(source) == Some(amount) {
+        for (source, difference) in &differences {
+            if self.differences.get(source) == Some(difference) {
+                let amount = difference.amount;
                 repair.drift += amount.cast_signed().unsigned_abs();
-                repair.corrections.push(Correction::Add { source: *source, amount: *amount });
+                repair.corrections.push(Correction::Add { source: *source, amount });
             }
         }
 
@@ -106,17 +108,28 @@ impl Reconciler {
     }
 }
 
-/// What is to be added to the count of a source to make it the number of its connections that are tracked.
-fn differences(seen: &Seen) -> HashMap<SourceKey, u64> {
-    let mut due: HashMap<SourceKey, u64> = HashMap::new();
-    for tracked in seen.tracked.values() {
-        *due.entry(tracked.source).or_default() += 1;
+/// How the count of a source differs from its connections that are tracked.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+struct Difference {
+    /// What is to be added to the count, in two's complement.
+    amount: u64,
+    /// The sum of their cookies, which no other connections have.
+    cookies: u64,
+}
+
+fn differences(seen: &Seen) -> HashMap<SourceKey, Difference> {
+    let mut all: HashMap<SourceKey, Difference> = HashMap::new();
+    for (cookie, tracked) in &seen.tracked {
+        let difference = all.entry(tracked.source).or_default();
+        difference.amount = difference.amount.wrapping_add(1);
+        difference.cookies = difference.cookies.wrapping_add(*cookie);
     }
-    let sources: HashSet<&SourceKey> = due.keys().chain(seen.counts.keys()).collect();
-    let of = |table: &HashMap<SourceKey, u64>, source: &SourceKey| table.get(source).copied().unwrap_or(0);
-    let difference = |source: &SourceKey| of(&due, source).wrapping_sub(of(&seen.counts, source));
-    let all = sources.into_iter().map(|source| (*source, difference(source)));
-    all.filter(|(_, amount)| *amount != 0).collect()
+    for (source, count) in &seen.counts {
+        let difference = all.entry(*source).or_default();
+        difference.amount = difference.amount.wrapping_sub(*count);
+    }
+    all.retain(|_, difference| difference.amount != 0);
+    all
 }
 
 fn both<T: Eq + Hash + Copy + Ord>(now: &HashSet<T>, before: &HashSet<T>) -> Vec<T> {
@@ -177,6 +190,16 @@ mod tests {
             for seen in [&quiet, &wrong, &quiet, &wrong] {
                 assert_eq!(reconciler.compare(seen), Repair::default(), "{name}: on and off");
             }
+        }
+    }
+
+    #[test]
+    fn numbers_that_differ_while_connections_come_and_go_mean_nothing() {
+        let mut reconciler = Reconciler::default();
+        for cookie in 7..20 {
+            // Two are counted, and one was there when they were read.
+            let busy = seen(&[(1, 2)], &[(cookie, 1)], &[(cookie, 1)]);
+            assert_eq!(reconciler.compare(&busy), Repair::default(), "{cookie}");
         }
     }
 
