@@ -18,6 +18,7 @@
 //! | [`decide`](mod@decide) | the order of the checks |
 //! | [`tables`] | every look-up that a decision needs |
 //! | [`drops`] | what follows from a drop: samples, evidence |
+//! | [`traffic`] | what each source sends, while somebody wants to know |
 //! | [`track`] | which sockets are connections, and of whom |
 //! | [`gcra`] | the rate limiter |
 //! | [`epoch`] | which of the two policy generations is live |
@@ -39,6 +40,7 @@ pub mod packet;
 pub mod parse;
 pub mod tables;
 pub mod track;
+pub mod traffic;
 pub mod verdict;
 
 pub use address::{Address, Family};

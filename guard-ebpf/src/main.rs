@@ -16,7 +16,7 @@ use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{btf_tracepoint, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
 use aya_log_ebpf::debug;
-use guard_common::abi::Correction;
+use guard_common::abi::{Correction, ServiceId};
 use guard_common::parse::Headers;
 use guard_common::{Action, Packet, decide};
 
@@ -53,12 +53,14 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let mut headers = Headers::default();
     let verdict = decide(&frame, &mut headers, &Maps, now, &mut ());
     maps::count(verdict, frame.length());
-    if verdict.reason.drops() {
+    let weight = if verdict.reason.drops() {
         // SAFETY: the helper takes nothing and has no effect.
-        let weight = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
-        if weight != 0 {
-            notes::note(&headers, notes::pack(verdict, weight), length as u64);
-        }
+        maps::weight(unsafe { bpf_jiffies64() } >> STRETCH)
+    } else {
+        u32::from(verdict.service != ServiceId::NONE && maps::may_be_watched())
+    };
+    if weight != 0 {
+        notes::note(&headers, notes::pack(verdict, weight), length as u64);
     }
     match verdict.action {
         Action::Pass | Action::WouldDrop => XDP_PASS,

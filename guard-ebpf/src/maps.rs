@@ -9,7 +9,7 @@ use guard_common::Verdict;
 use guard_common::abi::{
     Block, Budget, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost, Meter, Offence,
     PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
-    ServiceName, SourceKey, Tracked,
+    ServiceName, SourceKey, Tracked, Traffic,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -90,6 +90,13 @@ pub static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 #[btf_map]
 pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
 
+/// Until when it is counted what sources send, in nanoseconds of the monotonic clock; 0: not at all.
+#[btf_map]
+pub static WATCH: Array<u64, 1> = Array::new();
+
+#[btf_map]
+pub static TRAFFIC: LruHashMap<SourceKey, Traffic, 65536> = LruHashMap::new();
+
 #[btf_map]
 static BUDGETS: PerCpuArray<Budget, 1> = PerCpuArray::new();
 
@@ -115,20 +122,27 @@ pub fn count(verdict: Verdict, bytes: usize) {
     }
 }
 
-/// The drop that is being noted on each CPU. In a map rather than on the stack: what the verifier knows of a packet on each of its many
+/// The packet that is being noted on each CPU. In a map rather than on the stack: what the verifier knows of a packet on each of its many
 /// paths it does not know of this, so it walks once through what follows.
 #[btf_map]
-static DROPPED: PerCpuArray<Sample, 1> = PerCpuArray::new();
+static NOTED: PerCpuArray<Sample, 1> = PerCpuArray::new();
 
-/// Puts a drop where it is noted from.
+/// Puts a packet where it is noted from.
 #[inline(always)]
-pub fn keep(drop: Sample) -> Option<&'static Sample> {
-    let place = DROPPED.get_ptr_mut(0)?;
+pub fn keep(packet: Sample) -> Option<&'static Sample> {
+    let place = NOTED.get_ptr_mut(0)?;
     // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
     unsafe {
-        place.write(drop);
+        place.write(packet);
         Some(&*place)
     }
+}
+
+/// Whether somebody wants to know what sources send, or did.
+#[inline(always)]
+pub fn may_be_watched() -> bool {
+    // SAFETY: an aligned word of a map, which is only ever changed as a whole.
+    WATCH.get_ptr(0).is_some_and(|until| unsafe { until.read_volatile() } != 0)
 }
 
 /// For how many drops this one stands; 0: it is not looked into.

@@ -1,33 +1,55 @@
-//! What is noted of drops, over the maps.
+//! What is noted of packets, over the maps: of drops, and of what passes while somebody watches.
 
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use guard_common::abi::{
     Evidence, Flow, FlowKey, Lost, Offence, Policy, Sample, SampleKey, Sampled, SourceKey, Thresholds,
+    Traffic,
 };
 use guard_common::drops::{self, EvidenceState, Notes, SampledState};
 use guard_common::parse::Headers;
 use guard_common::track;
+use guard_common::traffic::{self, TrafficState};
 use guard_common::{Action, Tables, Verdict};
 
-use crate::maps::{EVIDENCE, FLOWS, OFFENCES, POLICIES, SAMPLED, SAMPLES, keep, lose};
+use crate::maps::{EVIDENCE, FLOWS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, WATCH, keep, lose};
 use crate::now;
 use crate::tables::Maps;
 use crate::word::{MapWord, forget};
 
-/// Notes a drop. Few come here, and it is a function of its own, so that the path of all others stays short.
+/// Notes a packet. Few come here, and it is a function of its own, so that the path of all others stays short.
 ///
 /// `verdict` is packed, and goes through a map: so the verifier, which gets here on hundreds of paths, finds them all the same and walks on
 /// once.
 #[inline(never)]
 pub fn note(headers: &Headers, verdict: u64, length: u64) {
-    let Some(drop) = keep(unpack(headers, forget(verdict), length)) else { return };
+    let Some(packet) = keep(unpack(headers, forget(verdict), length)) else { return };
     let now = now();
     let slot = Maps.epoch().live(|| now);
-    let source = track::source_at(&Maps, slot, drop.service(), drop.source());
-    let thresholds = POLICIES.get(slot.index()).map_or(Thresholds::default(), |policy| policy.thresholds);
-    drops::note(&Noted, drop, source.map(|source| (source, thresholds)), now);
+    let source = track::source_at(&Maps, slot, packet.service(), packet.source());
+    if let Some(source) = source {
+        count(&source, packet, now);
+    }
+    if packet.reason().is_some_and(|reason| reason.drops()) {
+        let thresholds = POLICIES.get(slot.index()).map_or(Thresholds::default(), |policy| policy.thresholds);
+        drops::note(&Noted, packet, source.map(|source| (source, thresholds)), now);
+    }
+}
+
+/// Counts a packet to its source, while somebody watches.
+#[inline(always)]
+fn count(source: &SourceKey, packet: &Sample, now: u64) {
+    let Some(until) = WATCH.get_ptr_mut(0) else { return };
+    // SAFETY: an aligned word of a map value.
+    if traffic::is_watched(&unsafe { MapWord::new(until) }, now) {
+        if TRAFFIC.get_ptr(source).is_none() {
+            let _ = TRAFFIC.insert(source, Traffic::default(), u64::from(BPF_NOEXIST));
+        }
+        if let Some(traffic) = TRAFFIC.get_ptr_mut(source) {
+            traffic::count(&traffic_in_place(traffic), packet);
+        }
+    }
 }
 
 /// A verdict and how many packets it stands for, as [`note`] takes them.
@@ -126,6 +148,19 @@ fn evidence_in_place(evidence: *mut Evidence) -> EvidenceState<MapWord> {
             limited: MapWord::new(addr_of_mut!((*evidence).limited)),
             unproven: MapWord::new(addr_of_mut!((*evidence).unproven)),
             reported: MapWord::new(addr_of_mut!((*evidence).reported)),
+        }
+    }
+}
+
+#[inline(always)]
+fn traffic_in_place(traffic: *mut Traffic) -> TrafficState<MapWord> {
+    // SAFETY: the value was just looked up and stays for the run of the program; its words are aligned.
+    unsafe {
+        TrafficState {
+            packets: MapWord::new(addr_of_mut!((*traffic).packets)),
+            bytes: MapWord::new(addr_of_mut!((*traffic).bytes)),
+            openings: MapWord::new(addr_of_mut!((*traffic).openings)),
+            dropped: MapWord::new(addr_of_mut!((*traffic).dropped)),
         }
     }
 }

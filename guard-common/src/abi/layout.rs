@@ -28,6 +28,7 @@ fn layouts_are_those_of_version_3() {
         ("Sampled", size_of::<Sampled>(), 16),
         ("Sample", size_of::<Sample>(), 48),
         ("Offence", size_of::<Offence>(), 48),
+        ("Traffic", size_of::<Traffic>(), 32),
         ("align of keys", align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(), 1),
     ];
     for (name, size, expected) in sizes {
@@ -40,6 +41,7 @@ fn layouts_are_those_of_version_3() {
         ("Evidence.limited", offset_of!(Evidence, limited), 16),
         ("Sample.source", offset_of!(Sample, source), 16),
         ("Sample.protocol", offset_of!(Sample, protocol), 40),
+        ("Traffic.dropped", offset_of!(Traffic, dropped), 24),
         ("Offence.source", offset_of!(Offence, source), 24),
         ("Limits.bytes", offset_of!(Limits, bytes), 16),
         ("Limits.connections", offset_of!(Limits, connections), 32),

@@ -11,6 +11,7 @@ mod ids;
 mod pod;
 mod policy;
 mod state;
+mod traffic;
 
 pub use connection::{Correction, Flow, FlowKey, Home, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
@@ -19,6 +20,7 @@ pub use policy::{
     Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, Thresholds, port_word,
 };
 pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
+pub use traffic::Traffic;
 
 /// Version of everything in this module.
 pub const VERSION: u32 = 3;

@@ -3,7 +3,7 @@
 
 use super::{
     Block, Counter, Evidence, Flow, FlowKey, Home, Limits, Meter, Offence, Policy, Rule, RuleKeyV4,
-    RuleKeyV6, Sample, Service, SourceKey, Tracked,
+    RuleKeyV6, Sample, Service, SourceKey, Tracked, Traffic,
 };
 
 // SAFETY: each is `repr(C)`, has no padding (the test `layout` adds up their fields), and is valid for any bytes.
@@ -24,3 +24,4 @@ unsafe impl aya::Pod for Sample {}
 unsafe impl aya::Pod for Service {}
 unsafe impl aya::Pod for SourceKey {}
 unsafe impl aya::Pod for Tracked {}
+unsafe impl aya::Pod for Traffic {}

@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins};
 use super::{Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 24] = [
+pub(super) const NAMES: [&str; 26] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -33,6 +33,8 @@ pub(super) const NAMES: [&str; 24] = [
     "SAMPLED",
     "SAMPLES",
     "OFFENCES",
+    "WATCH",
+    "TRAFFIC",
     "BUDGETS",
     "LOST",
     "COUNTERS",

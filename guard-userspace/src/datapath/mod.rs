@@ -10,6 +10,7 @@
 //! | [`attach`] | puts the program on an interface |
 //! | [`counters`] | reads what was counted |
 //! | `types` | where members lie in the structures of the running kernel |
+//! | `traffic` | what sources send, while somebody wants to know |
 //! | `tracker`, `connections` | counts connections, and corrects the count |
 //! | `rings` | reads what the program tells the agent |
 //! | [`probe`] | runs single frames through the program, for tests |
@@ -35,6 +36,7 @@ mod rings;
 mod stack;
 mod succession;
 mod tracker;
+mod traffic;
 mod trie;
 mod types;
 
