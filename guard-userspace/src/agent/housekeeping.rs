@@ -66,8 +66,8 @@ pub(super) async fn keep_house(
             } else if let Err(error) = engine.notice_return() {
                 warn!("the maps cannot be read: {error:#}");
             }
-            if compare && let Err(error) = engine.reconcile().and_then(|()| engine.look_for_offenders()) {
-                warn!("the connections cannot be compared with their sockets: {error:#}");
+            if compare {
+                engine.compare_connections();
             }
             engine.beat();
         };

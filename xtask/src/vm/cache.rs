@@ -12,7 +12,7 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Each needs only those before it.
-const MODULES: [&str; 4] = ["llc", "stp", "bridge", "veth"];
+const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "inet_diag", "tcp_diag"];
 
 /// A kernel on this disk.
 #[derive(Debug)]
@@ -91,12 +91,12 @@ fn download(archive: &Archive, found: &Found, home: &Path) -> Result<()> {
     remove(&partial)
 }
 
-/// The kernel in a directory, if there is one.
+/// The kernel in a directory, if there is one with all that is needed.
 fn open(home: &Path) -> Result<Option<Unpacked>> {
     let Ok(release) = fs::read_to_string(home.join("release")) else { return Ok(None) };
-    let module = |module: &str| find(home, |name| module_name(name) == Some(module));
-    let modules = MODULES.into_iter().map(module).collect::<Result<_>>()?;
-    Ok(Some(Unpacked { release, image: home.join("vmlinuz"), modules }))
+    let module = |module: &str| find(home, |name| module_name(name) == Some(module)).ok();
+    let modules: Option<Vec<_>> = MODULES.into_iter().map(module).collect();
+    Ok(modules.map(|modules| Unpacked { release, image: home.join("vmlinuz"), modules }))
 }
 
 /// The module that a file holds, compressed or not.

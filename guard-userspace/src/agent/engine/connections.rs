@@ -63,11 +63,23 @@ impl Watch {
 }
 
 impl Engine {
-    /// Holds the count against the sockets and corrects it.
-    ///
-    /// # Errors
-    /// When the sockets or the maps cannot be read.
-    pub fn reconcile(&self) -> Result<()> {
+    /// Holds the count against the sockets, corrects it, and looks who has too many. What hinders it is a problem: new connections are
+    /// counted all the same.
+    pub fn compare_connections(&self) {
+        let failed = self.reconcile().and_then(|()| self.look_for_offenders()).err();
+        let failed = failed.map(|error| {
+            format!("the connections that are open cannot be compared with their sockets: {error:#}")
+        });
+        let mut known = lock(&self.not_compared);
+        if let Some(failed) = &failed
+            && known.as_ref() != Some(failed)
+        {
+            warn!("{failed}");
+        }
+        *known = failed;
+    }
+
+    fn reconcile(&self) -> Result<()> {
         let ports = self.guarded_ports();
         let mut watch = lock(&self.watch);
         let counts = self.maps.connections()?;

@@ -40,6 +40,7 @@ impl Engine {
         if let Err(error) = parts.register.sweep(parts.datapath.maps_mut()) {
             problems.push(format!("blocks are not as the ledger has them: {error}"));
         }
+        problems.extend(lock(&self.not_compared).clone());
         self.count_blocks(&parts.register);
         let keep = self.policies().kept_interfaces();
         kernel.attach_also(&policy, &keep);

@@ -58,6 +58,8 @@ pub struct Engine {
     watch: Mutex<Watch>,
     /// As the last comparison has found them.
     connection_totals: Mutex<BTreeMap<ServiceId, Totals>>,
+    /// Why the connections cannot be held against their sockets.
+    not_compared: Mutex<Option<String>>,
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
@@ -121,6 +123,7 @@ impl Engine {
             health: Mutex::default(),
             watch: Mutex::new(Watch::begin()?),
             connection_totals: Mutex::default(),
+            not_compared: Mutex::default(),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
             block_counts: Mutex::default(),
@@ -133,8 +136,8 @@ impl Engine {
             detached: AtomicBool::new(false),
         };
         engine.note(Action::Start, "guard", Ok(Some(serde_json::json!({ "generation": generation }))));
+        engine.compare_connections();
         engine.look_after();
-        engine.reconcile().context("the connections that are open cannot be counted")?;
         Ok(engine)
     }
 
