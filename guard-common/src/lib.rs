@@ -19,6 +19,7 @@
 //! | [`tables`] | every look-up that a decision needs |
 //! | [`drops`] | what follows from a drop: samples, evidence |
 //! | [`traffic`] | what each source sends, while somebody wants to know |
+//! | [`watch`] | what of a drop is shown to those who watch |
 //! | [`track`] | which sockets are connections, and of whom |
 //! | [`gcra`] | the rate limiter |
 //! | [`epoch`] | which of the two policy generations is live |
@@ -42,6 +43,7 @@ pub mod tables;
 pub mod track;
 pub mod traffic;
 pub mod verdict;
+pub mod watch;
 
 pub use address::{Address, Family};
 pub use decide::decide;

@@ -1,10 +1,10 @@
 //! What each source sends, counted only while somebody wants to know.
 //!
-//! The agent says until when ([`is_watched`]), and says so again every few seconds: if it dies, the packet path stops to count by
+//! The agent says until when ([`is_wanted`]), and says so again every few seconds: if it dies, the packet path stops to count by
 //! itself.
 //!
 //! Drops count as they are looked into (see [`crate::drops`]): past some hundred a second and CPU one stands for many, so that a flood
-//! does not pay for being watched.
+//! does not pay for it.
 
 use crate::abi::Sample;
 use crate::gcra::Word;
@@ -19,10 +19,10 @@ pub struct TrafficState<W> {
     pub dropped: W,
 }
 
-/// Whether sources are watched until `until` (nanoseconds of the monotonic clock; 0: not at all). What is over is put out, so that it is not
+/// Whether traffic is counted until `until` (nanoseconds of the monotonic clock; 0: not at all). What is over is put out, so that it is not
 /// asked for again.
 #[inline(always)]
-pub fn is_watched(until: &impl Word, now: u64) -> bool {
+pub fn is_wanted(until: &impl Word, now: u64) -> bool {
     let end = until.load();
     if now < end {
         return true;
@@ -75,13 +75,13 @@ mod tests {
     }
 
     #[test]
-    fn watching_ends_by_itself() {
+    fn counting_ends_by_itself() {
         let until = Plain(Cell::new(100));
-        assert!(is_watched(&until, 99));
+        assert!(is_wanted(&until, 99));
         assert_eq!(until.load(), 100);
-        assert!(!is_watched(&until, 100));
+        assert!(!is_wanted(&until, 100));
         assert_eq!(until.load(), 0);
-        assert!(!is_watched(&until, 101));
+        assert!(!is_wanted(&until, 101));
     }
 
     #[test]

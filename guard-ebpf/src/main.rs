@@ -8,6 +8,7 @@ mod notes;
 mod packet;
 mod tables;
 mod tracker;
+mod watch;
 mod word;
 
 use aya_ebpf::Global;
@@ -15,7 +16,6 @@ use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{btf_tracepoint, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
-use aya_log_ebpf::debug;
 use guard_common::abi::{Correction, ServiceId};
 use guard_common::parse::Headers;
 use guard_common::{Action, Packet, decide};
@@ -53,27 +53,19 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let mut headers = Headers::default();
     let verdict = decide(&frame, &mut headers, &Maps, now, &mut ());
     maps::count(verdict, frame.length());
-    let weight = if verdict.reason.drops() {
+    if verdict.reason.drops() {
         // SAFETY: the helper takes nothing and has no effect.
-        maps::weight(unsafe { bpf_jiffies64() } >> STRETCH)
-    } else {
-        u32::from(verdict.service != ServiceId::NONE && maps::may_be_watched())
-    };
-    if weight != 0 {
-        notes::note(&headers, notes::pack(verdict, weight), length as u64);
+        let weight = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
+        if weight != 0 || maps::watch_word() != 0 {
+            notes::note(&headers, notes::pack(verdict, weight), length as u64);
+            return watch::finish(ctx.ctx);
+        }
+    } else if verdict.service != ServiceId::NONE && maps::may_count_traffic() {
+        notes::note(&headers, notes::pack(verdict, 1), length as u64);
     }
     match verdict.action {
         Action::Pass | Action::WouldDrop => XDP_PASS,
-        Action::Drop => {
-            debug!(
-                ctx,
-                "drop: {} of service {}, {} bytes",
-                verdict.reason.name(),
-                verdict.service.get(),
-                length
-            );
-            XDP_DROP
-        }
+        Action::Drop => XDP_DROP,
     }
 }
 

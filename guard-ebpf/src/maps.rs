@@ -3,13 +3,15 @@
 //! Tables of the policy exist twice, once for each slot (see `guard_common::epoch`): arrays by their index, tries by the array
 //! around them. The sizes here are those of the smallest guard; the loader sets those of the configuration.
 
+use core::ptr::addr_of;
+
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Block, Budget, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost, Meter, Offence,
-    PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId,
-    ServiceName, SourceKey, Tracked, Traffic,
+    Allowance, Block, Budget, Captured, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost,
+    Meter, Offence, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled,
+    Service, ServiceId, ServiceName, SourceKey, Tracked, Traffic, Watch,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -92,10 +94,22 @@ pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
 
 /// Until when it is counted what sources send, in nanoseconds of the monotonic clock; 0: not at all.
 #[btf_map]
-pub static WATCH: Array<u64, 1> = Array::new();
+pub static TRAFFIC_UNTIL: Array<u64, 1> = Array::new();
 
 #[btf_map]
 pub static TRAFFIC: LruHashMap<SourceKey, Traffic, 65536> = LruHashMap::new();
+/// What somebody wants to see of drops.
+#[btf_map]
+pub static WATCH: Array<Watch, 1> = Array::new();
+
+/// Dropped frames for somebody who watches, about 1,300: what the CPUs show in a third of a second. A ring of its own: these keep no
+/// samples from the agent.
+#[btf_map]
+pub static CAPTURES: RingBuf<Captured, { 256 << 10 }> = RingBuf::new();
+
+/// How much more each CPU may show: frames, and lines.
+#[btf_map]
+static ALLOWANCES: PerCpuArray<Allowance, 2> = PerCpuArray::new();
 
 #[btf_map]
 static BUDGETS: PerCpuArray<Budget, 1> = PerCpuArray::new();
@@ -130,19 +144,21 @@ static NOTED: PerCpuArray<Sample, 1> = PerCpuArray::new();
 /// Puts a packet where it is noted from.
 #[inline(always)]
 pub fn keep(packet: Sample) -> Option<&'static Sample> {
-    let place = NOTED.get_ptr_mut(0)?;
-    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+    let mut place = NOTED.get_ptr_mut(0)?;
+    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other. The instruction keeps what was written from
+    // being carried along on the stack.
     unsafe {
         place.write(packet);
+        core::arch::asm!("{0} = {0}", inout(reg) place, options(nostack));
         Some(&*place)
     }
 }
 
-/// Whether somebody wants to know what sources send, or did.
+/// Whether somebody wants to know what sources send, or did until the agent ended.
 #[inline(always)]
-pub fn may_be_watched() -> bool {
+pub fn may_count_traffic() -> bool {
     // SAFETY: an aligned word of a map, which is only ever changed as a whole.
-    WATCH.get_ptr(0).is_some_and(|until| unsafe { until.read_volatile() } != 0)
+    TRAFFIC_UNTIL.get_ptr(0).is_some_and(|until| unsafe { until.read_volatile() } != 0)
 }
 
 /// For how many drops this one stands; 0: it is not looked into.
@@ -150,6 +166,34 @@ pub fn may_be_watched() -> bool {
 pub fn weight(stretch: u64) -> u32 {
     // SAFETY: as in `count`.
     BUDGETS.get_ptr_mut(0).map_or(0, |budget| unsafe { (*budget).spend(stretch) })
+}
+
+/// The drop that was kept last on this CPU.
+#[inline(always)]
+pub fn kept() -> Option<&'static Sample> {
+    // SAFETY: as in `keep`.
+    DROPPED.get_ptr(0).map(|drop| unsafe { &*drop })
+}
+
+/// What a CPU may show of drops, each in a place of its own.
+#[derive(Clone, Copy)]
+pub enum Shown {
+    Frame = 0,
+    Line = 1,
+}
+
+/// The allowance of this CPU.
+#[inline(always)]
+pub fn allowance(what: Shown) -> Option<&'static mut Allowance> {
+    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+    ALLOWANCES.get_ptr_mut(what as u32).map(|allowance| unsafe { &mut *allowance })
+}
+
+/// Whether somebody watches, or did until the agent ended: the word of the watch.
+#[inline(always)]
+pub fn watch_word() -> u64 {
+    // SAFETY: an array's value is always there; the word is stored as a whole.
+    WATCH.get_ptr(0).map_or(0, |watch| unsafe { addr_of!((*watch).word).read_volatile() })
 }
 
 /// Counts what could not be noted.

@@ -1,4 +1,4 @@
-//! What is noted of packets, over the maps: of drops, and of what passes while somebody watches.
+//! What is noted of packets, over the maps: of drops, and of all while somebody wants to know what sources send.
 
 use core::ptr::addr_of_mut;
 
@@ -13,18 +13,23 @@ use guard_common::track;
 use guard_common::traffic::{self, TrafficState};
 use guard_common::{Action, Tables, Verdict};
 
-use crate::maps::{EVIDENCE, FLOWS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, WATCH, keep, lose};
+use crate::maps::{
+    EVIDENCE, FLOWS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, lose,
+};
 use crate::now;
 use crate::tables::Maps;
 use crate::word::{MapWord, forget};
 
 /// Notes a packet. Few come here, and it is a function of its own, so that the path of all others stays short.
 ///
-/// `verdict` is packed, and goes through a map: so the verifier, which gets here on hundreds of paths, finds them all the same and walks on
-/// once.
+/// Where it stands for no packets it is only kept, for who watches. `verdict` is packed, and goes through a map: so the verifier, which gets
+/// here on hundreds of paths, finds them all the same and walks on once.
 #[inline(never)]
 pub fn note(headers: &Headers, verdict: u64, length: u64) {
     let Some(packet) = keep(unpack(headers, forget(verdict), length)) else { return };
+    if packet.packets == 0 {
+        return;
+    }
     let now = now();
     let slot = Maps.epoch().live(|| now);
     let source = track::source_at(&Maps, slot, packet.service(), packet.source());
@@ -37,12 +42,12 @@ pub fn note(headers: &Headers, verdict: u64, length: u64) {
     }
 }
 
-/// Counts a packet to its source, while somebody watches.
+/// Counts a packet to its source, while somebody wants to know.
 #[inline(always)]
 fn count(source: &SourceKey, packet: &Sample, now: u64) {
-    let Some(until) = WATCH.get_ptr_mut(0) else { return };
+    let Some(until) = TRAFFIC_UNTIL.get_ptr_mut(0) else { return };
     // SAFETY: an aligned word of a map value.
-    if traffic::is_watched(&unsafe { MapWord::new(until) }, now) {
+    if traffic::is_wanted(&unsafe { MapWord::new(until) }, now) {
         if TRAFFIC.get_ptr(source).is_none() {
             let _ = TRAFFIC.insert(source, Traffic::default(), u64::from(BPF_NOEXIST));
         }

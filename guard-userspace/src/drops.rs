@@ -1,7 +1,8 @@
 //! Dropped packets, as the kernel samples them.
 
 use std::collections::{BTreeMap, VecDeque};
-use std::net::IpAddr;
+use std::fmt;
+use std::net::{IpAddr, SocketAddr};
 
 use guard_common::Action;
 use guard_common::abi::{Sample, ServiceId};
@@ -56,6 +57,24 @@ impl Dropped {
             packets: sample.packets,
             length: sample.length,
         })
+    }
+}
+
+/// In one line, without the time and how many there were: `drop 10.66.1.2:40000 to tcp port 8000 (web): not_allowed, 60 bytes`.
+impl fmt::Display for Dropped {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { source, source_port, port, protocol, service, verdict, reason, length, .. } = self;
+        match source_port {
+            Some(port) => write!(f, "{verdict} {}", SocketAddr::new(*source, *port))?,
+            None => write!(f, "{verdict} {source}")?,
+        }
+        if let (Some(protocol), Some(port)) = (protocol, port) {
+            write!(f, " to {protocol} port {port}")?;
+        }
+        if !service.is_empty() {
+            write!(f, " ({service})")?;
+        }
+        write!(f, ": {reason}, {length} bytes")
     }
 }
 

@@ -14,6 +14,7 @@
 //! | [`events`] | what was done and what was dropped |
 //! | [`explain`] | the steps to a verdict, in words |
 //! | [`memory`] | the tables in plain memory |
+//! | [`capture`] | dropped packets as a capture |
 //! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
 //! | [`network`] | the interfaces of this host, and that they change |
@@ -30,6 +31,7 @@
 pub mod agent;
 pub mod autoblock;
 pub mod blocks;
+pub mod capture;
 pub mod cli;
 pub mod config;
 pub mod connections;

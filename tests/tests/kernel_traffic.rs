@@ -44,13 +44,13 @@ fn each_source_is_counted_for_what_it_sends() -> Result<()> {
         Ok(())
     };
     run(&kernel)?;
-    assert_eq!(counted(&kernel)?, BTreeMap::new(), "nobody watches");
-    kernel.datapath.maps_mut().watch_traffic(LONG)?;
+    assert_eq!(counted(&kernel)?, BTreeMap::new(), "nobody asks");
+    kernel.datapath.maps_mut().count_traffic(LONG)?;
     run(&kernel)?;
     let bytes = |frame: &[u8], times| frame.len() as u64 * times;
     let expected = [
         ("10.0.0.1/32", [5, bytes(&ack, 5), 0, 0]),
-        // Its two were used up before anybody watched.
+        // Its two were used up before anybody asked.
         ("10.0.0.2/32", [5, bytes(&syn, 5), 5, 5]),
         ("192.0.2.1/32", [5, bytes(&stranger, 5), 0, 5]),
         ("10.0.0.9/32", [5, bytes(&trusted, 5), 5, 0]),
@@ -67,12 +67,12 @@ fn an_agent_that_is_gone_leaves_nothing_switched_on() -> Result<()> {
     let mut kernel = Kernel::new(None)?;
     kernel.publish(&kernel::plan(POLICY)?)?;
     let frame = segment("10.0.0.1", ACK);
-    kernel.datapath.maps_mut().watch_traffic(SHORT)?;
+    kernel.datapath.maps_mut().count_traffic(SHORT)?;
     thread::sleep(SHORT);
     kernel.datapath.run_frame(&frame)?;
     assert_eq!(counted(&kernel)?, BTreeMap::new());
-    assert!(!kernel.datapath.maps().is_traffic_watched()?, "it is not asked for again");
-    kernel.datapath.maps_mut().watch_traffic(LONG)?;
+    assert!(!kernel.datapath.maps().is_traffic_counted()?, "it is not asked for again");
+    kernel.datapath.maps_mut().count_traffic(LONG)?;
     kernel.datapath.run_frame(&frame)?;
     assert_eq!(counted(&kernel)?.len(), 1);
     Ok(())

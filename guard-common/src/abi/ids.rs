@@ -1,7 +1,7 @@
 //! Numbers that stand for names of the policy.
 
 /// A service of the policy; 0 is "no service".
-#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 pub struct ServiceId(u8);
 
 impl ServiceId {

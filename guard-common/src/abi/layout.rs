@@ -29,6 +29,9 @@ fn layouts_are_those_of_version_3() {
         ("Sample", size_of::<Sample>(), 48),
         ("Offence", size_of::<Offence>(), 48),
         ("Traffic", size_of::<Traffic>(), 32),
+        ("Watch", size_of::<Watch>(), 40),
+        ("Allowance", size_of::<Allowance>(), 32),
+        ("Captured", size_of::<Captured>(), 184),
         ("align of keys", align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(), 1),
     ];
     for (name, size, expected) in sizes {
@@ -43,6 +46,10 @@ fn layouts_are_those_of_version_3() {
         ("Sample.protocol", offset_of!(Sample, protocol), 40),
         ("Traffic.dropped", offset_of!(Traffic, dropped), 24),
         ("Offence.source", offset_of!(Offence, source), 24),
+        ("Watch.mask", offset_of!(Watch, mask), 24),
+        ("Allowance.lost", offset_of!(Allowance, lost), 24),
+        ("Captured.shown", offset_of!(Captured, shown), 52),
+        ("Captured.bytes", offset_of!(Captured, bytes), 56),
         ("Limits.bytes", offset_of!(Limits, bytes), 16),
         ("Limits.connections", offset_of!(Limits, connections), 32),
         ("Limits.max_connections", offset_of!(Limits, max_connections), 48),

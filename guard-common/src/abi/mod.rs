@@ -12,6 +12,7 @@ mod pod;
 mod policy;
 mod state;
 mod traffic;
+mod watch;
 
 pub use connection::{Correction, Flow, FlowKey, Home, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
@@ -21,6 +22,7 @@ pub use policy::{
 };
 pub use state::{Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey};
 pub use traffic::Traffic;
+pub use watch::{Allowance, Captured, SHOWN, Watch};
 
 /// Version of everything in this module.
 pub const VERSION: u32 = 3;

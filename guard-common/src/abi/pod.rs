@@ -2,12 +2,14 @@
 #![expect(unsafe_code, reason = "aya's marker for plain data is an unsafe trait")]
 
 use super::{
-    Block, Counter, Evidence, Flow, FlowKey, Home, Limits, Meter, Offence, Policy, Rule, RuleKeyV4,
-    RuleKeyV6, Sample, Service, SourceKey, Tracked, Traffic,
+    Allowance, Block, Captured, Counter, Evidence, Flow, FlowKey, Home, Limits, Meter, Offence, Policy, Rule,
+    RuleKeyV4, RuleKeyV6, Sample, Service, SourceKey, Tracked, Traffic, Watch,
 };
 
 // SAFETY: each is `repr(C)`, has no padding (the test `layout` adds up their fields), and is valid for any bytes.
+unsafe impl aya::Pod for Allowance {}
 unsafe impl aya::Pod for Block {}
+unsafe impl aya::Pod for Captured {}
 unsafe impl aya::Pod for Counter {}
 unsafe impl aya::Pod for Evidence {}
 unsafe impl aya::Pod for Flow {}
@@ -25,3 +27,4 @@ unsafe impl aya::Pod for Service {}
 unsafe impl aya::Pod for SourceKey {}
 unsafe impl aya::Pod for Tracked {}
 unsafe impl aya::Pod for Traffic {}
+unsafe impl aya::Pod for Watch {}

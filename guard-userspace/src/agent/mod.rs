@@ -18,6 +18,7 @@ mod rings;
 mod server;
 mod status;
 mod watched_file;
+mod watching;
 
 use std::net::TcpListener as StdTcpListener;
 use std::os::unix::net::UnixListener as StdUnixListener;
@@ -37,7 +38,7 @@ use crate::datapath::{Rings, host};
 use crate::network::{self, Changes};
 use watched_file::WatchedFile;
 
-pub use engine::{Applied, ApplyError, Engine, Health, blocks_of, check_blocks};
+pub use engine::{Applied, ApplyError, CaptureError, Capturing, Engine, Health, blocks_of, check_blocks};
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use metrics::{Format, gather};
 pub use server::Peer;
@@ -53,6 +54,8 @@ pub struct Settings {
     pub socket: PathBuf,
     /// The ledger: blocks and audit log.
     pub state: PathBuf,
+    /// Whether dropped packets are written to the log, too.
+    pub log_drops: bool,
     /// Sets how much is logged.
     pub log_level: fn(LogLevel),
 }
@@ -111,10 +114,12 @@ async fn serve(
     let pins = settings.pins.clone();
     let engine = Arc::new(Engine::start(settings, source, stop)?);
     let rings = Rings::open(&pins).context("what the kernel tells cannot be read")?;
+    let log = engine.kernel_log()?;
     let tasks = [
         tokio::spawn(rings::read(rings, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(watching::keep(log, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),
     ];
     info!("guard is ready: metrics on http://{listen}/metrics, control socket {socket}");

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use guard_common::abi::{Offence, Sample};
+use guard_common::abi::{Captured, Offence, Sample};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::sleep;
@@ -18,10 +18,12 @@ use crate::datapath::{Ring, Rings};
 const BATCH: usize = 1024;
 /// Samples come by the thousand in a flood; nobody reads faster than this.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(50);
+/// The ring has room for what comes in a third of a second of a flood, on two CPUs.
+const BETWEEN_FRAMES: Duration = Duration::from_millis(10);
 
 /// Reads until `stopped`.
 pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
-    let Rings { samples, offences } = rings;
+    let Rings { samples, offences, captures } = rings;
     let samples = handle(
         samples,
         Arc::clone(&engine),
@@ -31,10 +33,19 @@ pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: watch::Rece
             engine.take_samples(&batch);
         },
     );
-    let offences = handle(offences, engine, Duration::ZERO, stopped, |engine, batch: Vec<Offence>| {
-        engine.take_offences(&batch);
+    let offences = handle(
+        offences,
+        Arc::clone(&engine),
+        Duration::ZERO,
+        stopped.clone(),
+        |engine, batch: Vec<Offence>| {
+            engine.take_offences(&batch);
+        },
+    );
+    let captures = handle(captures, engine, BETWEEN_FRAMES, stopped, |engine, batch: Vec<Captured>| {
+        engine.take_captures(&batch);
     });
-    for result in <[_; 2]>::from(tokio::join!(samples, offences)) {
+    for result in <[_; 3]>::from(tokio::join!(samples, offences, captures)) {
         if let Err(error) = result {
             warn!("what the kernel tells is not read any longer: {error:#}");
         }

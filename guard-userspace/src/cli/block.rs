@@ -56,7 +56,7 @@ enum ScopeName {
     Services,
 }
 
-fn lasting(text: &str) -> Result<Duration, String> {
+pub(super) fn lasting(text: &str) -> Result<Duration, String> {
     let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1h or 7d"))?;
     if time < Duration::from_secs(1) { Err("at least 1s".into()) } else { Ok(time) }
 }

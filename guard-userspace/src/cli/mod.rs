@@ -4,9 +4,11 @@ mod apply;
 mod block;
 mod blocks;
 mod caller;
+mod capture;
 mod check;
 mod confirm;
 mod connections;
+mod debug;
 mod detach;
 mod events;
 mod explain;
@@ -36,6 +38,7 @@ Examples:
   guard run                                                    run with /etc/guard/guard.toml
   guard block 10.66.1.2 --for 1h                               stop a source, now
   guard explain 10.1.2.3                                       why does that address not get through?
+  guard capture -w drops.pcapng                                what is dropped, for Wireshark
   guard simulate day.pcap                                      what would this policy make of that traffic?
   guard apply new.toml --confirm 60s                           a new policy that goes away unless you `guard confirm` it
   guard status                                                 what is guarded, and what was dropped
@@ -111,6 +114,8 @@ enum Command {
     Blocks(blocks::ListBlocks),
     Connections(connections::ListConnections),
     Events(events::Events),
+    Capture(capture::Capture),
+    Debug(debug::Debug),
     Explain(explain::Explain),
     Simulate(simulate::Simulate),
     Detach(detach::Detach),
@@ -139,6 +144,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Blocks(command) => command.execute(&global),
         Command::Connections(command) => command.execute(&global),
         Command::Events(command) => command.execute(&global),
+        Command::Capture(command) => command.execute(&global),
+        Command::Debug(command) => command.execute(&global),
         Command::Explain(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),
         Command::Detach(command) => command.execute(&global),

@@ -32,6 +32,9 @@ pub(super) struct Run {
     /// Do not reload when the policy file changes; `guard reload` and SIGHUP do
     #[arg(long)]
     no_watch: bool,
+    /// Write dropped packets to the log, too; `guard debug drops` does it for a while
+    #[arg(long)]
+    log_drops: bool,
 }
 
 impl Run {
@@ -48,6 +51,7 @@ impl Run {
             pins: global.pins(),
             socket: global.socket.clone(),
             state: global.state.clone(),
+            log_drops: self.log_drops,
             log_level: set_log_level,
         };
         agent::run(settings, &source)?;

@@ -1,10 +1,12 @@
 use std::io::ErrorKind;
+use std::ops::ControlFlow;
 use std::path::{Path, PathBuf};
+use std::pin::pin;
 use std::time::Duration;
 
 use http_body_util::{BodyExt, Full};
-use hyper::body::Bytes;
-use hyper::{Method, Request, StatusCode, header};
+use hyper::body::{Bytes, Incoming};
+use hyper::{Method, Request, Response, StatusCode, header};
 use hyper_util::rt::TokioIo;
 use serde::de::DeserializeOwned;
 use serde::{Deserialize, Serialize};
@@ -39,6 +41,13 @@ pub enum ClientError {
     /// The agent said why it did not do it.
     #[error("{0}")]
     Refused(String),
+}
+
+/// How a stream has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Ended {
+    AsAsked,
+    WithAgent,
 }
 
 #[derive(Deserialize)]
@@ -77,21 +86,77 @@ impl Client {
         if status.is_success() {
             return serde_json::from_slice(&body).map_err(|error| self.protocol(error));
         }
-        let Ok(Refusal { error }) = serde_json::from_slice(&body) else { return Err(self.protocol(status)) };
-        Err(match status {
+        Err(self.refused(status, &body))
+    }
+
+    fn refused(&self, status: StatusCode, body: &[u8]) -> ClientError {
+        let Ok(Refusal { error }) = serde_json::from_slice(body) else { return self.protocol(status) };
+        match status {
             StatusCode::NOT_FOUND => ClientError::NotFound(error),
             StatusCode::UNPROCESSABLE_ENTITY => ClientError::BadPolicy(error),
             _ => ClientError::Refused(error),
-        })
+        }
     }
 
-    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are open-ended")]
     async fn exchange(
         &self,
         method: Method,
         path: &str,
         body: Bytes,
     ) -> Result<(StatusCode, Bytes), ClientError> {
+        let response = self.send(method, path, body).await?;
+        let status = response.status();
+        let body = response.into_body().collect().await.map_err(|error| self.protocol(error))?;
+        Ok((status, body.to_bytes()))
+    }
+
+    /// Asks for what goes on and on, one JSON value a line, and hands each to `each` until that breaks, `ended` is over, or the agent ends.
+    ///
+    /// # Errors
+    /// As [`get`](Self::get), and when a line is not understood.
+    pub fn stream<T: DeserializeOwned>(
+        &self,
+        path: &str,
+        ended: impl Future<Output = ()>,
+        mut each: impl FnMut(T) -> ControlFlow<()>,
+    ) -> Result<Ended, ClientError> {
+        let runtime = Builder::new_current_thread().enable_all().build();
+        let runtime = runtime.map_err(|error| self.protocol(error))?;
+        runtime.block_on(async {
+            let begun = timeout(PATIENCE, self.send(Method::GET, path, Bytes::new())).await;
+            let response = begun.map_err(|_| self.protocol(format!("no answer in {PATIENCE:?}")))??;
+            let status = response.status();
+            let mut body = response.into_body();
+            if !status.is_success() {
+                let refusal = body.collect().await.map_err(|error| self.protocol(error))?;
+                return Err(self.refused(status, &refusal.to_bytes()));
+            }
+            let mut ended = pin!(ended);
+            let mut text = Vec::new();
+            loop {
+                let frame = tokio::select! {
+                    frame = body.frame() => frame,
+                    () = &mut ended => return Ok(Ended::AsAsked),
+                };
+                // What ends in the middle ends with the agent.
+                let Some(Ok(frame)) = frame else { return Ok(Ended::WithAgent) };
+                text.extend_from_slice(frame.data_ref().map_or(&[][..], |data| data));
+                let whole = text.iter().rposition(|byte| *byte == b'\n').map_or(0, |last| last + 1);
+                for line in text.drain(..whole).as_slice().split(|byte| *byte == b'\n') {
+                    if line.is_empty() {
+                        continue;
+                    }
+                    let line = serde_json::from_slice(line).map_err(|error| self.protocol(error))?;
+                    if each(line).is_break() {
+                        return Ok(Ended::AsAsked);
+                    }
+                }
+            }
+        })
+    }
+
+    #[expect(clippy::wildcard_enum_match_arm, reason = "the kinds of I/O errors are open-ended")]
+    async fn send(&self, method: Method, path: &str, body: Bytes) -> Result<Response<Incoming>, ClientError> {
         let stream = UnixStream::connect(&self.socket).await.map_err(|error| match error.kind() {
             ErrorKind::NotFound | ErrorKind::ConnectionRefused => ClientError::NoAgent(self.socket.clone()),
             ErrorKind::PermissionDenied => ClientError::Permission(self.socket.clone()),
@@ -99,7 +164,8 @@ impl Client {
         })?;
         let handshake = hyper::client::conn::http1::handshake(TokioIo::new(stream)).await;
         let (mut sender, connection) = handshake.map_err(|error| self.protocol(error))?;
-        let connection = tokio::spawn(connection);
+        // It ends with the runtime of this call.
+        tokio::spawn(connection);
         let request = Request::builder()
             .method(method)
             .uri(path)
@@ -107,11 +173,7 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
-        let response = sender.send_request(request).await.map_err(|error| self.protocol(error))?;
-        let status = response.status();
-        let body = response.into_body().collect().await.map_err(|error| self.protocol(error))?;
-        connection.abort();
-        Ok((status, body.to_bytes()))
+        sender.send_request(request).await.map_err(|error| self.protocol(error))
     }
 
     fn protocol(&self, reason: impl ToString) -> ClientError {

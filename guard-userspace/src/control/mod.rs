@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 
 use crate::blocks::{Block, Blocked, Scope};
 
-pub use client::{Client, ClientError};
+pub use client::{Client, ClientError, Ended};
 
 /// A policy to make live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -73,6 +73,19 @@ impl From<(Block, u64)> for BlockStatus {
     }
 }
 
+/// Begins or ends to log drops.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDropsRequest {
+    /// Milliseconds; none: it ends.
+    pub lasts: Option<u64>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct LogDropsAnswer {
+    /// When it ends by itself, in milliseconds since the epoch; none: drops are not logged.
+    pub until: Option<u64>,
+}
+
 /// The paths of the control socket. The version is that of the answers' shapes.
 pub mod path {
     pub const STATUS: &str = "/v1/status";
@@ -82,6 +95,8 @@ pub mod path {
     pub const BLOCKS: &str = "/v1/blocks";
     pub const CONNECTIONS: &str = "/v1/connections";
     pub const EVENTS: &str = "/v1/events";
+    pub const CAPTURE: &str = "/v1/capture";
+    pub const LOG_DROPS: &str = "/v1/log-drops";
     pub const RELOAD: &str = "/v1/reload";
     pub const APPLY: &str = "/v1/apply";
     pub const CONFIRM: &str = "/v1/confirm";

@@ -4,7 +4,7 @@ use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
 use std::fs::File;
-use std::os::fd::{AsRawFd, OwnedFd, RawFd};
+use std::os::fd::OwnedFd;
 
 use aya::maps::{MapData, MapError, MapInfo};
 use aya::programs::links::FdLink;
@@ -28,9 +28,6 @@ static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR")
 pub(super) const MULTI_BUFFER: &str = "guard_frags";
 pub(super) const SINGLE_BUFFER: &str = "guard";
 
-/// `aya_log_common::Level::Debug`.
-const DEBUG: u8 = 4;
-
 /// How much room the tables have. They are made once, and kept by what is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Capacities {
@@ -53,8 +50,6 @@ pub struct Options {
     pub capacities: Capacities,
     /// Where to pin; without, all of it ends with the process.
     pub pins: Option<Pins>,
-    /// Writes each dropped packet to the agent's log: for debugging, costly.
-    pub log_drops: bool,
     /// Stops the program's clock at this many nanoseconds: for tests that compare it with the host's build.
     pub fixed_time: Option<u64>,
 }
@@ -140,32 +135,6 @@ impl Datapath {
     pub(super) fn main_program(&self) -> &'static str {
         if self.multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER }
     }
-
-    /// What the program writes with [`Options::log_drops`].
-    ///
-    /// # Errors
-    /// When it was taken before.
-    pub fn kernel_log(&mut self) -> Result<KernelLog, Error> {
-        let logger =
-            aya_log::EbpfLogger::init(&mut self.ebpf).map_err(|error| Error::Load(causes(&error)))?;
-        Ok(KernelLog(logger))
-    }
-}
-
-/// The log of the program in the kernel: readable when there is something to write.
-pub struct KernelLog(aya_log::EbpfLogger<&'static dyn log::Log>);
-
-impl KernelLog {
-    /// Passes what the program has written on to this process' logger.
-    pub fn flush(&mut self) {
-        self.0.flush();
-    }
-}
-
-impl AsRawFd for KernelLog {
-    fn as_raw_fd(&self) -> RawFd {
-        self.0.as_raw_fd()
-    }
 }
 
 fn load_object(options: &Options, set: Option<&MapSet>) -> Result<Ebpf, Error> {
@@ -179,9 +148,6 @@ fn load_object(options: &Options, set: Option<&MapSet>) -> Result<Ebpf, Error> {
             loader.map_pin_path(name, Cow::Owned(set.map(name)));
         }
     }
-    // 0 is silence; what is never asked for the verifier removes.
-    let level: u8 = if options.log_drops { DEBUG } else { 0 };
-    loader.override_global("AYA_LOG_LEVEL", &level, true);
     let fixed_time = options.fixed_time.unwrap_or(0);
     loader.override_global("FIXED_TIME", &fixed_time, true);
     loader.load(&OBJECT.0).map_err(|error| not_loaded(&error))

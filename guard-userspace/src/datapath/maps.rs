@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins};
 use super::{Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 26] = [
+pub(super) const NAMES: [&str; 29] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -34,7 +34,10 @@ pub(super) const NAMES: [&str; 26] = [
     "SAMPLES",
     "OFFENCES",
     "WATCH",
+    "TRAFFIC_UNTIL",
     "TRAFFIC",
+    "CAPTURES",
+    "ALLOWANCES",
     "BUDGETS",
     "LOST",
     "COUNTERS",

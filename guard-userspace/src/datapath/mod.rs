@@ -13,6 +13,7 @@
 //! | `traffic` | what sources send, while somebody wants to know |
 //! | `tracker`, `connections` | counts connections, and corrects the count |
 //! | `rings` | reads what the program tells the agent |
+//! | `watch` | says what somebody wants to see of drops |
 //! | [`probe`] | runs single frames through the program, for tests |
 
 pub mod attach;
@@ -39,12 +40,14 @@ mod tracker;
 mod traffic;
 mod trie;
 mod types;
+mod watch;
 
 pub use attach::{Attachment, Mode, ModeRequest};
 pub use error::Error;
 pub use fill::{CLIENTS_TABLE, Fill};
-pub use load::{Capacities, Datapath, KernelLog, Options};
+pub use load::{Capacities, Datapath, Options};
 pub use maps::Maps;
 pub use publish::monotonic_now;
 pub use rings::{Ring, Rings};
 pub use succession::Succession;
+pub use watch::KernelLog;

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
-use guard_common::abi::{Lost, Offence, Sample};
+use guard_common::abi::{Captured, Lost, Offence, Sample};
 
 use super::pins::{MapSet, Pins};
 use super::{Error, Maps, bpf};
@@ -15,10 +15,11 @@ pub struct Ring<T> {
     content: PhantomData<T>,
 }
 
-/// Dropped packets, sampled, and sources over a threshold.
+/// Dropped packets, sampled, sources over a threshold, and frames for who watches.
 pub struct Rings {
     pub samples: Ring<Sample>,
     pub offences: Ring<Offence>,
+    pub captures: Ring<Captured>,
 }
 
 impl Rings {
@@ -28,7 +29,11 @@ impl Rings {
     /// When they are not pinned or cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
         let set = pins.current_set()?.ok_or_else(|| Error::NotRunning { path: pins.root().into() })?;
-        Ok(Self { samples: Ring::open(&set, "SAMPLES")?, offences: Ring::open(&set, "OFFENCES")? })
+        Ok(Self {
+            samples: Ring::open(&set, "SAMPLES")?,
+            offences: Ring::open(&set, "OFFENCES")?,
+            captures: Ring::open(&set, "CAPTURES")?,
+        })
     }
 }
 

@@ -6,7 +6,7 @@ use guard_common::abi::{SourceKey, Traffic};
 
 use super::{Error, Maps, bpf, monotonic_now};
 
-const WATCH: &str = "WATCH";
+const UNTIL: &str = "TRAFFIC_UNTIL";
 const TRAFFIC: &str = "TRAFFIC";
 
 impl Maps {
@@ -14,18 +14,18 @@ impl Maps {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn watch_traffic(&mut self, time: Duration) -> Result<(), Error> {
+    pub fn count_traffic(&mut self, time: Duration) -> Result<(), Error> {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let until = monotonic_now().saturating_add(time);
-        Ok(self.array_mut::<u64>(WATCH)?.set(0, until, 0)?)
+        Ok(self.array_mut::<u64>(UNTIL)?.set(0, until, 0)?)
     }
 
     /// Whether it is counted, or was until the last packet came.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn is_traffic_watched(&self) -> Result<bool, Error> {
-        Ok(self.array::<u64>(WATCH)?.get(&0, 0)? != 0)
+    pub fn is_traffic_counted(&self) -> Result<bool, Error> {
+        Ok(self.array::<u64>(UNTIL)?.get(&0, 0)? != 0)
     }
 
     /// What each source has sent since its entry was made, while it was counted. An entry may be made anew: then its counts begin with 0

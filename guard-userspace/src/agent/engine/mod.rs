@@ -7,6 +7,7 @@
 //! | `blocks` | blocks and unblocks |
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
+//! | `watchers` | who watches drops: captures, and the log |
 //! | `health` | holds what is believed against what is |
 //!
 //! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
@@ -18,6 +19,7 @@ mod connections;
 mod health;
 mod offences;
 mod policy;
+mod watchers;
 
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
@@ -31,7 +33,7 @@ use tracing::{info, warn};
 
 use super::{ExplainQuery, Settings, explain, status};
 use crate::blocks::{BlockCounts, Register};
-use crate::config::{Capacity, LogLevel, OnExit, Policy, Source};
+use crate::config::{Capacity, OnExit, Policy, Source};
 use crate::connections::Totals;
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::drops::RecentDrops;
@@ -45,6 +47,8 @@ use connections::Watch;
 pub use health::Health;
 use policy::Policies;
 pub use policy::{Applied, ApplyError};
+use watchers::Watchers;
+pub use watchers::{CaptureError, Capturing};
 
 pub struct Engine {
     settings: Settings,
@@ -63,6 +67,7 @@ pub struct Engine {
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
+    watchers: Mutex<Watchers>,
     /// As they were when they changed last: a scrape does not wait for who blocks.
     block_counts: Mutex<BlockCounts>,
     /// Connections that were closed.
@@ -103,7 +108,6 @@ impl Engine {
         let mut datapath = Datapath::open(&Options {
             capacities: capacities(policy),
             pins: Some(settings.pins.clone()),
-            log_drops: policy.log.level == LogLevel::Debug,
             fixed_time: None,
         })?;
         datapath.succession().inspect(|succession| announce(succession));
@@ -126,6 +130,7 @@ impl Engine {
             not_compared: Mutex::default(),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
+            watchers: Mutex::new(Watchers::begin(settings.log_drops)),
             block_counts: Mutex::default(),
             killed: AtomicU64::new(0),
             drift: AtomicU64::new(0),

@@ -147,7 +147,7 @@ impl Engine {
         killed
     }
 
-    fn services_by_id(&self) -> BTreeMap<ServiceId, String> {
+    pub(super) fn services_by_id(&self) -> BTreeMap<ServiceId, String> {
         let names = self.maps.service_names().unwrap_or_default();
         names.into_iter().map(|(name, id)| (id, name)).collect()
     }

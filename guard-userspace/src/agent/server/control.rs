@@ -8,6 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
+use axum::body::Body;
 use axum::extract::{DefaultBodyLimit, Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
@@ -21,12 +22,14 @@ use tokio::time::sleep;
 use tracing::info;
 
 use super::http::{self, Bounds};
+use super::lines::Lines;
 use super::peer::Peer;
 use super::{answer, blocking, refuse};
 use crate::agent::engine::ApplyError;
-use crate::agent::{Engine, ExplainQuery};
+use crate::agent::{CaptureError, Engine, ExplainQuery};
 use crate::blocks::RegisterError;
-use crate::control::{ApplyRequest, BlockRequest, UnblockRequest, path};
+use crate::capture::CaptureQuery;
+use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
 use crate::events::EntryQuery;
 
 type Shared = State<Arc<Engine>>;
@@ -59,6 +62,8 @@ pub(in crate::agent) async fn serve(
         .route(path::BLOCKS, get(blocks))
         .route(path::CONNECTIONS, get(connections))
         .route(path::EVENTS, get(events))
+        .route(path::CAPTURE, get(capture))
+        .route(path::LOG_DROPS, post(log_drops))
         .route(path::RELOAD, post(reload))
         .route(path::APPLY, post(apply))
         .route(path::CONFIRM, post(confirm))
@@ -144,6 +149,36 @@ async fn events(State(engine): Shared, Query(query): Query<EntryQuery>) -> Respo
         }
         sleep(BETWEEN_LOOKS).await;
     }
+}
+
+async fn capture(
+    State(engine): Shared,
+    Extension(peer): Caller,
+    Query(query): Query<CaptureQuery>,
+) -> Response {
+    match blocking(move || Ok(engine.capture(&query))).await {
+        Ok(Ok(capturing)) => {
+            info!("{peer} captures dropped packets");
+            Body::new(Lines(capturing)).into_response()
+        }
+        Ok(Err(error @ (CaptureError::NoReason { .. } | CaptureError::NoService { .. }))) => {
+            not_found(&error.to_string())
+        }
+        Ok(Err(CaptureError::Failed(failure))) | Err(failure) => refuse(&failure),
+    }
+}
+
+async fn log_drops(
+    State(engine): Shared,
+    Extension(peer): Caller,
+    Json(request): Json<LogDropsRequest>,
+) -> Response {
+    let lasts = request.lasts.map(Duration::from_millis);
+    answer(
+        blocking(move || engine.log_drops(lasts, &peer.to_string()))
+            .await
+            .map(|until| LogDropsAnswer { until }),
+    )
 }
 
 async fn reload(State(engine): Shared, Extension(peer): Caller) -> Response {

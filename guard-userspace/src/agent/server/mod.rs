@@ -2,6 +2,7 @@
 
 pub(super) mod control;
 mod http;
+mod lines;
 pub(super) mod metrics;
 mod peer;
 
