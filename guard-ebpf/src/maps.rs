@@ -172,7 +172,7 @@ pub fn weight(stretch: u64) -> u32 {
 #[inline(always)]
 pub fn kept() -> Option<&'static Sample> {
     // SAFETY: as in `keep`.
-    DROPPED.get_ptr(0).map(|drop| unsafe { &*drop })
+    NOTED.get_ptr(0).map(|drop| unsafe { &*drop })
 }
 
 /// What a CPU may show of drops, each in a place of its own.

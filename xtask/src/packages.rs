@@ -8,7 +8,7 @@ use crate::consent::Consent;
 use crate::{privilege, process};
 
 /// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 11] = [
+const TOOLS: [(&str, &str); 12] = [
     ("amtool", "prometheus-alertmanager"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
@@ -20,6 +20,7 @@ const TOOLS: [(&str, &str); 11] = [
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("tshark", "tshark"),
 ];
 
 /// What boots another kernel.

@@ -122,12 +122,12 @@ mod tests {
         let mut reader = PcapNgReader::new(bytes.as_slice()).unwrap();
         let (mut interfaces, mut packets) = (Vec::new(), Vec::new());
         while let Some(block) = reader.next_block() {
-            match block.unwrap() {
-                Block::InterfaceDescription(interface) => {
-                    interfaces.push(interface.options[0].clone().into_owned())
-                }
-                Block::EnhancedPacket(packet) => packets.push(packet.into_owned()),
-                other => panic!("{other:?}"),
+            let block = block.unwrap();
+            if let Block::InterfaceDescription(interface) = &block {
+                interfaces.push(interface.options[0].clone().into_owned());
+            }
+            if let Block::EnhancedPacket(packet) = block {
+                packets.push(packet.into_owned());
             }
         }
         let name = |name: &'static str| InterfaceDescriptionOption::IfName(name.into());
