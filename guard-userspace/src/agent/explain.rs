@@ -9,7 +9,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::live::Live;
 use crate::datapath::publish::monotonic_now;
 use crate::datapath::{Error, Maps};
-use crate::explain::{self, Explanation, Question};
+use crate::explain::{self, Background, Explanation, Question};
 
 /// What is asked, as it goes over the control socket.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -38,7 +38,11 @@ pub const fn protocol_name(protocol: Protocol) -> &'static str {
 
 /// # Errors
 /// When the maps cannot be read.
-pub fn explain(maps: &Maps, query: &ExplainQuery) -> Result<Vec<Explanation>, Error> {
+pub fn explain(
+    maps: &Maps,
+    query: &ExplainQuery,
+    background: &Background<'_>,
+) -> Result<Vec<Explanation>, Error> {
     maps.check_rules_can_be_read()?;
     let names: BTreeMap<_, _> = maps.service_names()?.into_iter().map(|(name, id)| (id, name)).collect();
     let protocol = if query.protocol == "udp" { Protocol::Udp } else { Protocol::Tcp };
@@ -49,7 +53,7 @@ pub fn explain(maps: &Maps, query: &ExplainQuery) -> Result<Vec<Explanation>, Er
     let now = monotonic_now();
     let ask = |(protocol, port)| {
         let question = Question { source: query.source, protocol, port };
-        explain::explain(&question, &Live(maps), &names, now)
+        explain::explain(&question, &Live(maps), &names, background, now)
     };
     Ok(ports.into_iter().map(ask).collect())
 }

@@ -26,6 +26,8 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 
+use crate::autoblock::Evidence;
+
 pub use clock::{Clock, shifted};
 pub use notes::event;
 pub use protected::{Protected, Refusal};
@@ -82,6 +84,16 @@ impl Block {
         (self.net, self.scope, self.until)
     }
 
+    /// The reason, and in words what an automatic block goes by beside it.
+    pub fn why(&self) -> String {
+        let evidence = self.evidence.as_ref().map(|evidence| {
+            Evidence::deserialize(evidence)
+                .map_or_else(|_| evidence.to_string(), |evidence| evidence.to_string())
+        });
+        let parts: Vec<String> = self.reason.iter().cloned().chain(evidence).collect();
+        parts.join("; ")
+    }
+
     /// Whether it ends when the other does, or before.
     pub fn ends_no_later_than(&self, other: &Self) -> bool {
         self.until.is_some_and(|until| other.until.is_none_or(|other| until <= other))
@@ -110,4 +122,35 @@ impl Origin {
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
     u64::try_from(since.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_block_says_why() {
+        let figures = json!({ "kind": "refused", "service": "vllm", "count": 9000, "threshold": 6000, "window": 60, "strike": 2 });
+        let cases = [
+            (None, None, ""),
+            (Some("scans us"), None, "scans us"),
+            (Some("too much"), Some(figures), "too much; service vllm, 2nd block"),
+            // Of a newer guard.
+            (Some("too much"), Some(json!({ "new": 1 })), "too much; {\"new\":1}"),
+        ];
+        for (reason, evidence, expected) in cases {
+            let block = Block {
+                net: "10.0.0.1/32".parse().unwrap(),
+                scope: Scope::Services,
+                origin: Origin::Auto,
+                reason: reason.map(String::from),
+                evidence,
+                by: "guard".into(),
+                since: 0,
+                until: None,
+            };
+            assert_eq!(block.why(), expected);
+        }
+    }
 }

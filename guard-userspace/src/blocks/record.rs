@@ -1,6 +1,7 @@
 //! The ledger as the register uses it: what it does not take is kept, and written as soon as it can be.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::path::PathBuf;
 
 use ipnet::IpNet;
@@ -77,6 +78,17 @@ impl Record {
     pub(super) fn blocks(&mut self, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
         let blocks = self.with(|ledger| ledger.blocks(clock))?;
         Ok(self.with_missed(blocks, clock))
+    }
+
+    /// Those of an address and of prefixes around it, likewise.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn around(&mut self, address: IpAddr, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
+        let blocks = self.with(|ledger| ledger.blocks_around(address, clock))?;
+        let mut blocks = self.with_missed(blocks, clock);
+        blocks.retain(|block| block.net.contains(&address));
+        Ok(blocks)
     }
 
     /// The same in short, in no order.

@@ -1,6 +1,8 @@
 //! Blocking and unblocking, in the kernel first and then in the ledger: a full disk lets nobody in.
 
+use std::cmp::Reverse;
 use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
@@ -186,6 +188,27 @@ impl Register {
             (block, dropped)
         };
         Ok(live.map(with_dropped).collect())
+    }
+
+    /// The blocks of an address and of prefixes around it, with what each has dropped, the longest prefix first.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read.
+    pub fn around(&mut self, maps: &Maps, address: IpAddr) -> Result<Vec<(Block, u64)>, RegisterError> {
+        let (clock, at) = (Clock::now(), monotonic_now());
+        let known = self.record.around(address, &clock).unwrap_or_else(|error| {
+            warn!("the blocks around {address} are not known: {error}");
+            Vec::new()
+        });
+        let live =
+            known.into_iter().filter(|block| block.until.is_none_or(|until| clock.to_kernel(until) > at));
+        let mut blocks = Vec::new();
+        for block in live {
+            let dropped = maps.block(&block.net)?.map_or(0, |entry| entry.dropped);
+            blocks.push((block, dropped));
+        }
+        blocks.sort_by_key(|(block, _)| Reverse(block.net.prefix_len()));
+        Ok(blocks)
     }
 
     /// Adds to the audit log.

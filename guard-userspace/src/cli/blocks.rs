@@ -3,12 +3,10 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use anyhow::Result;
 use clap::Args;
-use serde::Deserialize;
 
 use super::Global;
 use super::output::{print, print_json, table};
-use crate::autoblock::Evidence;
-use crate::blocks::{Block, Register, now};
+use crate::blocks::{Register, now};
 use crate::control::{BlockStatus, ClientError, path};
 use crate::datapath::Maps;
 
@@ -60,19 +58,10 @@ fn render(blocks: &[BlockStatus]) -> String {
             left,
             dropped.to_string(),
             block.by.clone(),
-            why(block),
+            block.why(),
         ]);
     }
     table(&rows)
-}
-
-/// The reason, and in words what an automatic block goes by beside it.
-fn why(block: &Block) -> String {
-    let evidence = block.evidence.as_ref().map(|evidence| {
-        Evidence::deserialize(evidence).map_or_else(|_| evidence.to_string(), |evidence| evidence.to_string())
-    });
-    let parts: Vec<String> = block.reason.iter().cloned().chain(evidence).collect();
-    parts.join("; ")
 }
 
 /// A time in UTC, to the second.
@@ -84,35 +73,4 @@ fn without_agent(global: &Global) -> Result<Vec<BlockStatus>> {
     let mut maps = Maps::open(&global.pins())?;
     let mut register = Register::open(global.state.clone(), &mut maps)?;
     Ok(register.list(&maps)?.into_iter().map(BlockStatus::from).collect())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-    use serde_json::json;
-
-    #[test]
-    fn a_block_says_why() {
-        let figures = json!({ "kind": "refused", "service": "vllm", "count": 9000, "threshold": 6000, "window": 60, "strike": 2 });
-        let cases = [
-            (None, None, ""),
-            (Some("scans us"), None, "scans us"),
-            (Some("too much"), Some(figures), "too much; service vllm, 2nd block"),
-            // Of a newer guard.
-            (Some("too much"), Some(json!({ "new": 1 })), "too much; {\"new\":1}"),
-        ];
-        for (reason, evidence, expected) in cases {
-            let block = Block {
-                net: "10.0.0.1/32".parse().unwrap(),
-                scope: crate::blocks::Scope::Services,
-                origin: crate::blocks::Origin::Auto,
-                reason: reason.map(String::from),
-                evidence,
-                by: "guard".into(),
-                since: 0,
-                until: None,
-            };
-            assert_eq!(why(&block), expected);
-        }
-    }
 }

@@ -9,14 +9,16 @@ use guard_common::parse::Protocol;
 use super::Global;
 use super::output::{print, print_json};
 use crate::agent;
-use crate::control::{ClientError, path};
+use crate::blocks::Register;
+use crate::control::{BlockStatus, ClientError, path};
 use crate::datapath::Maps;
-use crate::explain::Explanation;
+use crate::explain::{Background, Explanation};
 
 /// Show what a packet from an address would get now, and each step that leads to it
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Asks the running tables, and takes nothing from a limit. Without --port, every guarded service is asked about.
+Asks the running tables, and takes nothing from a limit. The step that decided against the source is marked with >. Without --port, every
+guarded service is asked about.
 
 Examples:
   guard explain 10.1.2.3
@@ -54,7 +56,7 @@ impl Explain {
         let query = format!("{}?{}", path::EXPLAIN, ask.to_query());
         let explanations: Vec<Explanation> = match global.client().get(&query) {
             Ok(explanations) => explanations,
-            Err(ClientError::NoAgent(_)) => agent::explain(&Maps::open(&global.pins())?, &ask)?,
+            Err(ClientError::NoAgent(_)) => without_agent(global, &ask)?,
             Err(error) => return Err(error.into()),
         };
         if explanations.is_empty() {
@@ -69,14 +71,27 @@ impl Explain {
     }
 }
 
+/// Nobody knows from which file the live policy is, so its lines are not named.
+fn without_agent(global: &Global, ask: &agent::ExplainQuery) -> Result<Vec<Explanation>> {
+    let mut maps = Maps::open(&global.pins())?;
+    let blocks = Register::open(global.state.clone(), &mut maps)?.around(&maps, ask.source)?;
+    let blocks = blocks.into_iter().map(BlockStatus::from).collect();
+    Ok(agent::explain(&maps, ask, &Background { blocks, ..Background::default() })?)
+}
+
 fn render(explanations: &[Explanation]) -> String {
     let mut text = String::new();
     for explanation in explanations {
-        let Explanation { source, protocol, port, verdict, reason, steps, .. } = explanation;
+        let Explanation { source, protocol, port, verdict, reason, steps, advice, .. } = explanation;
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{source} to {protocol} port {port}: {}, {reason}", verdict.to_uppercase());
-        for step in steps {
-            let _ = writeln!(text, "  {:<12} {}", step.step, step.text);
+        let decided = steps.len().saturating_sub(1);
+        for (number, step) in steps.iter().enumerate() {
+            let mark = if number == decided && verdict != "pass" { '>' } else { ' ' };
+            let _ = writeln!(text, "{mark} {:<12} {}", step.step, step.text);
+        }
+        if let Some(advice) = advice {
+            let _ = writeln!(text, "  {:<12} {advice}", "next");
         }
     }
     text

@@ -1,7 +1,8 @@
 //! A step in words.
 
 use std::collections::BTreeMap;
-use std::time::Duration;
+use std::net::IpAddr;
+use std::time::{Duration, UNIX_EPOCH};
 
 use guard_common::Tables;
 use guard_common::abi::{Class, Limits, LimitsId, Rule, ServiceId, SourceKey};
@@ -9,7 +10,8 @@ use guard_common::gcra::{Rate, Word};
 use guard_common::observe::{Limit, Step};
 use guard_common::parse::{Kind, Protocol};
 
-use super::{ExplainedStep, Question};
+use super::{Background, ExplainedStep, LimitState, Place, Question};
+use crate::control::BlockStatus;
 
 pub(super) const fn protocol(protocol: Protocol) -> &'static str {
     match protocol {
@@ -18,91 +20,150 @@ pub(super) const fn protocol(protocol: Protocol) -> &'static str {
     }
 }
 
-pub(super) fn of_steps<T: Tables>(
-    steps: &[Step],
-    question: &Question,
-    tables: &T,
-    names: &BTreeMap<ServiceId, String>,
-    now: u64,
-) -> Vec<ExplainedStep> {
-    let mut limits: Option<(Limits, SourceKey)> = None;
-    let mut explained = Vec::new();
-    for step in steps {
-        let (name, text) = match step {
-            Step::Policy(_) | Step::Parsed(Ok(Kind::Segment(_)), _) => continue,
-            Step::Parsed(Ok(_), _) => ("packet", "has no ports".to_owned()),
-            Step::Parsed(Err(malformed), _) => ("packet", format!("is malformed: {}", malformed.name())),
-            Step::Service(id) => ("service", service(*id, question, names)),
-            Step::Rule(rule) => ("rule", self::rule(*rule)),
-            Step::Block { exact, until } => ("block", block(*exact, *until, now)),
-            Step::Limits(of_source, key) => {
-                limits = Some((*of_source, *key));
-                ("source", format!("{} has limits of its own", std::net::IpAddr::from(key.address())))
+/// What the words are made of.
+pub(super) struct Told<'a, T> {
+    pub(super) question: &'a Question,
+    pub(super) tables: &'a T,
+    pub(super) names: &'a BTreeMap<ServiceId, String>,
+    pub(super) background: &'a Background<'a>,
+    /// Its name; empty if the port is of none.
+    pub(super) service: &'a str,
+    pub(super) now: u64,
+}
+
+impl<T: Tables> Told<'_, T> {
+    /// The steps in words, and the limits that were asked on the way.
+    pub(super) fn of_steps(&self, steps: &[Step]) -> (Vec<ExplainedStep>, Vec<LimitState>) {
+        let mut of: Option<(Limits, SourceKey)> = None;
+        let (mut explained, mut limits) = (Vec::new(), Vec::new());
+        for step in steps {
+            let (name, text) = match step {
+                Step::Policy(_) | Step::Parsed(Ok(Kind::Segment(_)), _) => continue,
+                Step::Parsed(Ok(_), _) => ("packet", "has no ports".to_owned()),
+                Step::Parsed(Err(malformed), _) => ("packet", format!("is malformed: {}", malformed.name())),
+                Step::Service(id) => ("service", self.service(*id)),
+                Step::Rule(rule) => ("rule", self.rule(*rule)),
+                Step::Block { exact, until } => ("block", self.block(*exact, *until)),
+                Step::Limits(of_source, key) => {
+                    of = Some((*of_source, *key));
+                    ("limits", self.limits(key))
+                }
+                Step::Limit { limit, within } => {
+                    let Some(state) = of.and_then(|(of, key)| self.limit(*limit, *within, &of, &key)) else {
+                        continue;
+                    };
+                    let text = said(&state, *limit);
+                    limits.push(state);
+                    ("limit", text)
+                }
+                Step::Connections { open, limit } => {
+                    limits.push(LimitState {
+                        limit: "open_connections".into(),
+                        within: open < limit,
+                        most: *limit,
+                        left: limit.saturating_sub(*open),
+                        full_again_seconds: 0.0,
+                    });
+                    let over = if open < limit { "" } else { ", NO MORE ARE LET IN" };
+                    ("connections", format!("{open} of {limit} open{over}"))
+                }
+            };
+            explained.push(ExplainedStep { step: name.into(), text });
+        }
+        (explained, limits)
+    }
+
+    fn service(&self, id: Option<ServiceId>) -> String {
+        let port = format!("{} port {}", protocol(self.question.protocol), self.question.port);
+        match id.and_then(|id| self.names.get(&id)) {
+            Some(name) => format!("{port} is guarded as {name:?}"),
+            None => format!("{port} is not guarded"),
+        }
+    }
+
+    fn rule(&self, rule: Option<Rule>) -> String {
+        let place = self.background.rule(self.service, self.question.source);
+        let prefix =
+            |list: &str| place.as_ref().map_or_else(|| format!("a prefix of `{list}`"), Place::to_string);
+        let Some(rule) = rule else { return "no prefix of `allow` contains the source".into() };
+        match rule.class() {
+            Class::Deny => format!("the longest prefix around the source is {}", prefix("deny")),
+            Class::Trusted => format!("trusted, no blocks and no limits: {}", prefix("trusted")),
+            Class::Allow if rule.limits() == LimitsId::NONE => {
+                format!("allowed, without limits: {}", prefix("allow"))
             }
-            Step::Limit { limit, within } => ("limit", self::limit(*limit, *within, limits, tables, now)),
-            Step::Connections { open, limit } => ("connections", format!("{open} open, of {limit} at most")),
+            Class::Allow => format!("allowed: {}", prefix("allow")),
+        }
+    }
+
+    fn limits(&self, key: &SourceKey) -> String {
+        let address = IpAddr::from(key.address());
+        // Its first address stands for all of a group.
+        let group = if address == self.question.source {
+            String::new()
+        } else {
+            format!(", for all of the group of {address}")
         };
-        explained.push(ExplainedStep { step: name.into(), text });
+        match self.background.limits(self.service, self.question.source) {
+            Some((name, Some(place))) => format!("{name:?}, by {place}{group}"),
+            Some((name, None)) => format!("{name:?}{group}"),
+            None => format!("it has some{group}"),
+        }
     }
-    explained
+
+    fn block(&self, exact: bool, until: u64) -> String {
+        let ends = match until {
+            u64::MAX => "for good".to_owned(),
+            until => format!("for another {}", rounded(until.saturating_sub(self.now))),
+        };
+        let Some(BlockStatus { block, dropped }) = self.background.block(self.service) else {
+            let what = if exact { "the source is blocked" } else { "a prefix around the source is blocked" };
+            return format!("{what}, {ends}");
+        };
+        let mut text = format!(
+            "{} is blocked {ends}, by {} since {}",
+            block.net,
+            block.by,
+            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(block.since))
+        );
+        let why = block.why();
+        if !why.is_empty() {
+            text += &format!(": {why}");
+        }
+        text + &format!("; {dropped} packets dropped")
+    }
+
+    fn limit(&self, limit: Limit, within: bool, of: &Limits, key: &SourceKey) -> Option<LimitState> {
+        let state = self.tables.meter(key)?;
+        let (name, rate, arrival) = match limit {
+            Limit::Packets => ("packets", of.packets, state.packets.load()),
+            Limit::Bytes => ("bytes", of.bytes, state.bytes.load()),
+            Limit::Connections => ("new_connections", of.connections, state.connections.load()),
+        };
+        // Of a source that was never seen the word is 0, and its whole burst is there.
+        (!rate.is_unlimited()).then(|| LimitState {
+            limit: name.into(),
+            within,
+            most: rate.left(0, self.now),
+            left: rate.left(arrival, self.now),
+            full_again_seconds: Duration::from_nanos(Rate::full_after(arrival, self.now)).as_secs_f64(),
+        })
+    }
 }
 
-fn service(id: Option<ServiceId>, question: &Question, names: &BTreeMap<ServiceId, String>) -> String {
-    let port = format!("{} port {}", protocol(question.protocol), question.port);
-    match id.and_then(|id| names.get(&id)) {
-        Some(name) => format!("{port} is guarded as {name:?}"),
-        None => format!("{port} is not guarded"),
-    }
-}
-
-fn rule(rule: Option<Rule>) -> String {
-    let Some(rule) = rule else { return "no prefix of `allow` contains the source".into() };
-    match rule.class() {
-        Class::Deny => "the longest prefix around the source is one of `deny`".into(),
-        Class::Trusted => "the source is trusted: no blocks, no limits".into(),
-        Class::Allow if rule.limits() == LimitsId::NONE => "allowed, without limits".into(),
-        Class::Allow => "allowed, with limits".into(),
-    }
-}
-
-fn block(exact: bool, until: u64, now: u64) -> String {
-    let what = if exact { "the source is blocked" } else { "a prefix around the source is blocked" };
-    match until {
-        u64::MAX => format!("{what}, for good"),
-        until => format!("{what}, for another {}", rounded(until.saturating_sub(now))),
-    }
-}
-
-fn limit<T: Tables>(
-    limit: Limit,
-    within: bool,
-    of: Option<(Limits, SourceKey)>,
-    tables: &T,
-    now: u64,
-) -> String {
-    let (name, pick): (&str, fn(&Limits) -> Rate) = match limit {
-        Limit::Packets => ("packets", |limits| limits.packets),
-        Limit::Bytes => ("bytes", |limits| limits.bytes),
-        Limit::Connections => ("new connections", |limits| limits.connections),
+/// `12 of 20 new connections left, full again in 0.8 s`.
+fn said(state: &LimitState, limit: Limit) -> String {
+    let LimitState { within, most, left, full_again_seconds, .. } = state;
+    let what = match limit {
+        Limit::Packets => "packets",
+        Limit::Bytes => "bytes",
+        Limit::Connections => "new connections",
     };
-    let verdict = if within { "within the limit" } else { "OVER THE LIMIT" };
-    let Some((rate, state)) = of.and_then(|(limits, key)| Some((pick(&limits), tables.meter(&key)?))) else {
-        return format!("{name}: {verdict}");
-    };
-    if rate.is_unlimited() {
-        return format!("{name}: not limited");
-    }
-    let arrival = match limit {
-        Limit::Packets => state.packets.load(),
-        Limit::Bytes => state.bytes.load(),
-        Limit::Connections => state.connections.load(),
-    };
-    // Of a source that was never seen the word is 0, and its whole burst is there.
-    let (left, burst, full_after) =
-        (rate.left(arrival, now), rate.left(0, now), Rate::full_after(arrival, now));
-    match full_after {
-        0 => format!("{name}: {verdict}, {left} of {burst} burst left"),
-        nanos => format!("{name}: {verdict}, {left} of {burst} burst left, full again in {}", rounded(nanos)),
+    let over = if *within { "" } else { "OVER THE LIMIT: " };
+    // It came from whole nanoseconds.
+    match (full_again_seconds * 1e9).round() as u64 {
+        0 => format!("{over}{left} of {most} {what} left"),
+        nanos => format!("{over}{left} of {most} {what} left, full again in {}", rounded(nanos)),
     }
 }
 

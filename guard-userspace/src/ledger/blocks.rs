@@ -2,6 +2,8 @@
 
 use std::collections::HashSet;
 
+use std::net::IpAddr;
+
 use ipnet::IpNet;
 use rusqlite::{Connection, Row, params};
 use tracing::warn;
@@ -19,6 +21,22 @@ impl Ledger {
         let behind = -super::clock::ahead(&self.connection, clock)?;
         let mut select = self.connection.prepare_cached("SELECT * FROM blocks ORDER BY since, net")?;
         read(select.query([])?, behind)
+    }
+
+    /// Those of an address and of prefixes around it, likewise.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn blocks_around(&self, address: IpAddr, clock: &Clock) -> Result<Vec<Block>, LedgerError> {
+        let behind = -super::clock::ahead(&self.connection, clock)?;
+        let mut select = self.connection.prepare_cached("SELECT * FROM blocks WHERE net = ?1")?;
+        let mut found = Vec::new();
+        let mut around = Some(IpNet::from(address));
+        while let Some(net) = around {
+            found.extend(read(select.query([net.to_string()])?, behind)?);
+            around = net.supernet();
+        }
+        Ok(found)
     }
 
     /// The same in short, in no order: a million of them are read when guard starts.

@@ -1,5 +1,7 @@
 //! Blocks, as they are asked for over the control socket.
 
+use std::net::IpAddr;
+
 use anyhow::Result;
 use ipnet::IpNet;
 use serde_json::Value;
@@ -54,6 +56,15 @@ impl Engine {
     pub fn blocks(&self) -> Result<Vec<BlockStatus>> {
         let mut kernel = self.kernel();
         Ok(kernel.register.list(&self.maps)?.into_iter().map(BlockStatus::from).collect())
+    }
+
+    /// The blocks of an address and of prefixes around it, the one that decides first.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read.
+    pub(super) fn blocks_around(&self, address: IpAddr) -> Result<Vec<BlockStatus>> {
+        let blocks = self.kernel().register.around(&self.maps, address)?;
+        Ok(blocks.into_iter().map(BlockStatus::from).collect())
     }
 
     /// Writes into the audit log that something was done or refused, by whom.

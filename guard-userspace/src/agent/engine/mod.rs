@@ -37,7 +37,7 @@ use crate::config::{Capacity, OnExit, Policy, Source};
 use crate::connections::Totals;
 use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
 use crate::drops::RecentDrops;
-use crate::explain::Explanation;
+use crate::explain::{Background, Explanation};
 use crate::ledger::Action;
 use crate::sockets::Sockets;
 
@@ -173,7 +173,10 @@ impl Engine {
     /// # Errors
     /// When the maps cannot be read.
     pub fn explain(&self, query: &ExplainQuery) -> Result<Vec<Explanation>> {
-        Ok(explain(&self.maps, query)?)
+        let blocks = self.blocks_around(query.source)?;
+        let policies = self.policies();
+        let (policy, file) = policies.live_and_file();
+        Ok(explain(&self.maps, query, &Background { policy: Some(policy), file, blocks })?)
     }
 
     /// Takes guard out of the kernel and ends the agent. Returns how many interfaces it was on.

@@ -79,6 +79,11 @@ impl Policies {
         &self.live.policy
     }
 
+    /// The live one, and the file that it is from.
+    pub(super) fn live_and_file(&self) -> (&Policy, Option<&Path>) {
+        (&self.live.policy, self.live.file.as_deref())
+    }
+
     /// The interfaces of the policy that may come back: they stay guarded until the new one is confirmed.
     pub(super) fn kept_interfaces(&self) -> Vec<String> {
         self.before.as_ref().map(|before| before.policy.attach.interfaces.clone()).unwrap_or_default()
