@@ -24,6 +24,7 @@
 //! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
+//! | [`top`] | who sends how much at this moment |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
 //! | [`cli`] | the command line; the only module that prints |
@@ -46,3 +47,4 @@ pub mod network;
 pub mod plan;
 pub mod simulate;
 pub mod sockets;
+pub mod top;

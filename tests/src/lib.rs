@@ -43,6 +43,7 @@ pub mod shapes;
 pub mod stale;
 pub mod streams;
 pub mod tap;
+pub mod terminal;
 pub mod wait;
 
 pub use guard_proof::frame;

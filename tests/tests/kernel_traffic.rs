@@ -45,7 +45,7 @@ fn each_source_is_counted_for_what_it_sends() -> Result<()> {
     };
     run(&kernel)?;
     assert_eq!(counted(&kernel)?, BTreeMap::new(), "nobody asks");
-    kernel.datapath.maps_mut().count_traffic(LONG)?;
+    kernel.datapath.maps().count_traffic(LONG)?;
     run(&kernel)?;
     let bytes = |frame: &[u8], times| frame.len() as u64 * times;
     let expected = [
@@ -67,12 +67,12 @@ fn an_agent_that_is_gone_leaves_nothing_switched_on() -> Result<()> {
     let mut kernel = Kernel::new(None)?;
     kernel.publish(&kernel::plan(POLICY)?)?;
     let frame = segment("10.0.0.1", ACK);
-    kernel.datapath.maps_mut().count_traffic(SHORT)?;
+    kernel.datapath.maps().count_traffic(SHORT)?;
     thread::sleep(SHORT);
     kernel.datapath.run_frame(&frame)?;
     assert_eq!(counted(&kernel)?, BTreeMap::new());
     assert!(!kernel.datapath.maps().is_traffic_counted()?, "it is not asked for again");
-    kernel.datapath.maps_mut().count_traffic(LONG)?;
+    kernel.datapath.maps().count_traffic(LONG)?;
     kernel.datapath.run_frame(&frame)?;
     assert_eq!(counted(&kernel)?.len(), 1);
     Ok(())

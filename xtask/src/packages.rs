@@ -8,7 +8,7 @@ use crate::consent::Consent;
 use crate::{privilege, process};
 
 /// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 12] = [
+const TOOLS: [(&str, &str); 13] = [
     ("amtool", "prometheus-alertmanager"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
@@ -20,6 +20,7 @@ const TOOLS: [(&str, &str); 12] = [
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("tmux", "tmux"),
     ("tshark", "tshark"),
 ];
 

@@ -90,7 +90,7 @@ fn line(entry: &Entry) -> Result<String> {
     Ok(format!("{json}\n"))
 }
 
-fn render(entry: &Entry) -> String {
+pub(super) fn render(entry: &Entry) -> String {
     match entry {
         Entry::Action(event) => action(event),
         Entry::Drop(dropped) => drop(dropped),

@@ -19,6 +19,7 @@ mod reload;
 mod run;
 mod simulate;
 mod status;
+mod top;
 mod unblock;
 
 use std::ffi::OsString;
@@ -109,6 +110,7 @@ enum Command {
     Apply(apply::Apply),
     Confirm(confirm::Confirm),
     Status(status::ShowStatus),
+    Top(top::ShowTop),
     Block(block::Block),
     Unblock(unblock::Unblock),
     Blocks(blocks::ListBlocks),
@@ -139,6 +141,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Apply(command) => command.execute(&global),
         Command::Confirm(command) => command.execute(&global),
         Command::Status(command) => command.execute(&global),
+        Command::Top(command) => command.execute(&global),
         Command::Block(command) => command.execute(&global),
         Command::Unblock(command) => command.execute(&global),
         Command::Blocks(command) => command.execute(&global),

@@ -14,10 +14,11 @@ impl Maps {
     ///
     /// # Errors
     /// When the map cannot be written.
-    pub fn count_traffic(&mut self, time: Duration) -> Result<(), Error> {
+    pub fn count_traffic(&self, time: Duration) -> Result<(), Error> {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         let until = monotonic_now().saturating_add(time);
-        Ok(self.array_mut::<u64>(UNTIL)?.set(0, until, 0)?)
+        bpf::update(self.descriptor(UNTIL)?, &0_u32, &until)
+            .map_err(|source| Error::Table { table: UNTIL, source })
     }
 
     /// Whether it is counted, or was until the last packet came.

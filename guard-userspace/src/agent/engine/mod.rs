@@ -8,6 +8,7 @@
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
 //! | `watchers` | who watches drops: captures, and the log |
+//! | `top` | who sends how much at this moment |
 //! | `health` | holds what is believed against what is |
 //!
 //! All that changes the kernel goes through one lock, so changes come one after the other. Reading needs no lock: the maps are opened a
@@ -19,6 +20,7 @@ mod connections;
 mod health;
 mod offences;
 mod policy;
+mod top;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -64,6 +66,7 @@ pub struct Engine {
     connection_totals: Mutex<BTreeMap<ServiceId, Totals>>,
     /// Why the connections cannot be held against their sockets.
     not_compared: Mutex<Option<String>>,
+    looks: Mutex<top::Looks>,
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
@@ -128,6 +131,7 @@ impl Engine {
             watch: Mutex::new(Watch::begin()?),
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
+            looks: Mutex::default(),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
             watchers: Mutex::new(Watchers::begin(settings.log_drops)),

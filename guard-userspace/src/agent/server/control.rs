@@ -31,6 +31,7 @@ use crate::blocks::RegisterError;
 use crate::capture::CaptureQuery;
 use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
 use crate::events::EntryQuery;
+use crate::top::TopQuery;
 
 type Shared = State<Arc<Engine>>;
 type Caller = Extension<Peer>;
@@ -62,6 +63,7 @@ pub(in crate::agent) async fn serve(
         .route(path::BLOCKS, get(blocks))
         .route(path::CONNECTIONS, get(connections))
         .route(path::EVENTS, get(events))
+        .route(path::TOP, get(top))
         .route(path::CAPTURE, get(capture))
         .route(path::LOG_DROPS, post(log_drops))
         .route(path::RELOAD, post(reload))
@@ -149,6 +151,10 @@ async fn events(State(engine): Shared, Query(query): Query<EntryQuery>) -> Respo
         }
         sleep(BETWEEN_LOOKS).await;
     }
+}
+
+async fn top(State(engine): Shared, Query(query): Query<TopQuery>) -> Response {
+    answer(blocking(move || engine.top(&query)).await)
 }
 
 async fn capture(
