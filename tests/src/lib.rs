@@ -36,6 +36,7 @@ pub mod large;
 pub mod listener;
 pub mod net;
 pub mod pause_free;
+pub mod picture;
 pub mod prometheus;
 pub mod raw;
 pub mod scene;

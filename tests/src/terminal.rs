@@ -51,6 +51,16 @@ impl Terminal {
         Ok(String::from_utf8_lossy(&output.stdout).into_owned())
     }
 
+    /// The same with the colours, as ECMA-48 writes them.
+    ///
+    /// # Errors
+    /// When the terminal is gone.
+    pub fn coloured(&self) -> Result<String> {
+        let output = self.tmux(&["capture-pane", "-p", "-e"]).output().context("cannot ask tmux")?;
+        ensure!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+        Ok(String::from_utf8_lossy(&output.stdout).into_owned())
+    }
+
     /// Types keys, by tmux' names of them.
     ///
     /// # Errors

@@ -39,6 +39,8 @@ enum Xtask {
     Demo(verb::demo::Demo),
     /// Look for inputs that break a property of the decision or of the policy's reader
     Fuzz(verb::fuzz::Fuzz),
+    /// Take the pictures of the documentation (as root)
+    Screens(verb::screens::Screens),
     /// Run every check and test: format, clippy, units, the verifier, the kernel, traffic (partly as root)
     Test(verb::test::Test),
     /// Show what the kernel's verifier counts, and compare it with the committed budget (as root)
@@ -66,6 +68,7 @@ fn execute(xtask: Xtask) -> Result<()> {
         Xtask::Build(build) => build.execute(),
         Xtask::Demo(demo) => demo.execute(),
         Xtask::Fuzz(fuzz) => fuzz.execute(),
+        Xtask::Screens(screens) => screens.execute(),
         Xtask::Test(test) => test.execute(),
         Xtask::Verify(verify) => verify.execute(),
         Xtask::Vm(vm) => vm.execute(),
