@@ -25,6 +25,7 @@
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
 //! | [`top`] | who sends how much at this moment |
+//! | [`recommend`] | limits from what was seen |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
 //! | [`cli`] | the command line; the only module that prints |
@@ -45,6 +46,7 @@ pub mod ledger;
 pub mod memory;
 pub mod network;
 pub mod plan;
+pub mod recommend;
 pub mod simulate;
 pub mod sockets;
 pub mod top;

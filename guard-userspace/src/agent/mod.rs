@@ -13,6 +13,7 @@ mod heap;
 mod housekeeping;
 mod lock;
 mod metrics;
+mod observing;
 mod privileges;
 mod rings;
 mod server;
@@ -119,6 +120,7 @@ async fn serve(
         tokio::spawn(rings::read(rings, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(observing::watch_traffic(Arc::clone(&engine), stopped.clone())),
         tokio::spawn(watching::keep(log, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),
     ];

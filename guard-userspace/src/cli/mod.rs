@@ -15,6 +15,7 @@ mod explain;
 mod failure;
 mod output;
 mod policy_source;
+mod recommend;
 mod reload;
 mod run;
 mod simulate;
@@ -119,6 +120,7 @@ enum Command {
     Capture(capture::Capture),
     Debug(debug::Debug),
     Explain(explain::Explain),
+    Recommend(recommend::Recommend),
     Simulate(simulate::Simulate),
     Detach(detach::Detach),
 }
@@ -150,6 +152,7 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Capture(command) => command.execute(&global),
         Command::Debug(command) => command.execute(&global),
         Command::Explain(command) => command.execute(&global),
+        Command::Recommend(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),
         Command::Detach(command) => command.execute(&global),
     };

@@ -95,6 +95,8 @@ pub mod path {
     pub const BLOCKS: &str = "/v1/blocks";
     pub const CONNECTIONS: &str = "/v1/connections";
     pub const EVENTS: &str = "/v1/events";
+    pub const RECOMMEND: &str = "/v1/recommend";
+    pub const OBSERVE: &str = "/v1/observe";
     pub const TOP: &str = "/v1/top";
     pub const CAPTURE: &str = "/v1/capture";
     pub const LOG_DROPS: &str = "/v1/log-drops";

@@ -55,7 +55,7 @@ impl Background<'_> {
     }
 
     /// The prefix that decides whether a source may come to a service; none if there is none around it.
-    pub(super) fn rule(&self, service: &str, source: IpAddr) -> Option<Place> {
+    pub(crate) fn rule(&self, service: &str, source: IpAddr) -> Option<Place> {
         let service = self.service(service)?;
         let trusted = longest(&self.policy?.trusted, source).map(|prefix| self.place(prefix, "trusted"));
         let rules = [("allow", &service.allow), ("deny", &service.deny)].map(|(list, prefixes)| {

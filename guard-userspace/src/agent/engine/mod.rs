@@ -8,6 +8,7 @@
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
 //! | `watchers` | who watches drops: captures, and the log |
+//! | `observer` | what sources send over time |
 //! | `top` | who sends how much at this moment |
 //! | `health` | holds what is believed against what is |
 //!
@@ -18,6 +19,7 @@ mod attach;
 mod blocks;
 mod connections;
 mod health;
+mod observer;
 mod offences;
 mod policy;
 mod top;
@@ -67,6 +69,7 @@ pub struct Engine {
     /// Why the connections cannot be held against their sockets.
     not_compared: Mutex<Option<String>>,
     looks: Mutex<top::Looks>,
+    observer: Mutex<observer::Observer>,
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
@@ -132,6 +135,7 @@ impl Engine {
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
             looks: Mutex::default(),
+            observer: Mutex::new(observer::Observer::begin(&settings.state)),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
             watchers: Mutex::new(Watchers::begin(settings.log_drops)),

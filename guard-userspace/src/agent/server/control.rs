@@ -31,6 +31,7 @@ use crate::blocks::RegisterError;
 use crate::capture::CaptureQuery;
 use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
 use crate::events::EntryQuery;
+use crate::recommend::{ObserveRequest, RecommendQuery};
 use crate::top::TopQuery;
 
 type Shared = State<Arc<Engine>>;
@@ -64,6 +65,8 @@ pub(in crate::agent) async fn serve(
         .route(path::CONNECTIONS, get(connections))
         .route(path::EVENTS, get(events))
         .route(path::TOP, get(top))
+        .route(path::RECOMMEND, get(recommend))
+        .route(path::OBSERVE, post(observe))
         .route(path::CAPTURE, get(capture))
         .route(path::LOG_DROPS, post(log_drops))
         .route(path::RELOAD, post(reload))
@@ -151,6 +154,23 @@ async fn events(State(engine): Shared, Query(query): Query<EntryQuery>) -> Respo
         }
         sleep(BETWEEN_LOOKS).await;
     }
+}
+
+async fn recommend(State(engine): Shared, Query(query): Query<RecommendQuery>) -> Response {
+    answer(blocking(move || engine.recommend(&query)).await)
+}
+
+async fn observe(
+    State(engine): Shared,
+    Extension(peer): Caller,
+    Json(request): Json<ObserveRequest>,
+) -> Response {
+    info!("{peer} has it watched what sources send: {request:?}");
+    let observe = move || {
+        engine.set_observing(request);
+        Ok(())
+    };
+    answer(blocking(observe).await)
 }
 
 async fn top(State(engine): Shared, Query(query): Query<TopQuery>) -> Response {
