@@ -22,12 +22,14 @@ const BETWEEN_SAMPLES: u64 = 1_000_000_000;
 const MINUTE: u64 = 60_000_000_000;
 
 impl Budget {
-    /// For how many drops this one stands; 0: it is not looked into. `stretch` numbers stretches of time.
+    /// For how many drops this one stands; 0: it is not looked into. `stretch` numbers stretches of time; `watch` tells whether somebody
+    /// watches, and is asked once in each.
     #[inline(always)]
-    pub fn spend(&mut self, stretch: u64) -> u32 {
+    pub fn spend(&mut self, stretch: u64, watch: impl FnOnce() -> u64) -> u32 {
         if self.stretch != stretch {
             self.stretch = stretch;
             self.left = A_STRETCH;
+            self.watch = watch();
         }
         if self.left > 0 {
             self.left -= 1;

@@ -161,11 +161,14 @@ pub fn may_count_traffic() -> bool {
     TRAFFIC_UNTIL.get_ptr(0).is_some_and(|until| unsafe { until.read_volatile() } != 0)
 }
 
-/// For how many drops this one stands; 0: it is not looked into.
+/// For how many drops this one stands (0: it is not looked into), and whether somebody watches it.
 #[inline(always)]
-pub fn weight(stretch: u64) -> u32 {
+pub fn weight(stretch: u64) -> (u32, bool) {
+    let Some(budget) = BUDGETS.get_ptr_mut(0) else { return (0, false) };
     // SAFETY: as in `count`.
-    BUDGETS.get_ptr_mut(0).map_or(0, |budget| unsafe { (*budget).spend(stretch) })
+    let budget = unsafe { &mut *budget };
+    let weight = budget.spend(stretch, watch_word);
+    (weight, budget.watch != 0)
 }
 
 /// The drop that was kept last on this CPU.

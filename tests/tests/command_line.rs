@@ -241,3 +241,18 @@ fn alone(arguments: &[&str]) -> Result<std::process::Output> {
     let mut command = std::process::Command::new(binary()?);
     command.args(arguments).stdin(Stdio::null()).output().context("cannot run guard")
 }
+
+#[test]
+fn shells_and_man_know_the_commands() -> Result<()> {
+    let guard = guard_tests::guard::binary()?;
+    for shell in ["bash", "zsh", "fish"] {
+        let output = std::process::Command::new(&guard).args(["completions", shell]).output()?;
+        let text = String::from_utf8_lossy(&output.stdout);
+        assert!(output.status.success() && text.contains("recommend") && text.contains("unblock"), "{shell}");
+    }
+    let page = std::process::Command::new(&guard).args(["man", "block"]).output()?;
+    assert!(page.status.success() && String::from_utf8_lossy(&page.stdout).contains(".TH guard"));
+    let other = std::process::Command::new(&guard).args(["man", "nothing"]).output()?;
+    assert_eq!(other.status.code(), Some(2));
+    Ok(())
+}

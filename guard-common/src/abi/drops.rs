@@ -12,6 +12,8 @@ pub struct Budget {
     pub left: u32,
     /// Packets since one was looked into that stands for all of them.
     pub skipped: u32,
+    /// Not 0: somebody watches drops, or did when the stretch began. A copy, so that a flood asks in one place.
+    pub watch: u64,
 }
 
 /// What was counted against a source at a service since a moment, for at most a minute.

@@ -22,7 +22,7 @@ fn layouts_are_those_of_version_3() {
         ("Flow", size_of::<Flow>(), 32),
         ("Home", size_of::<Home>(), 8),
         ("Tracked", size_of::<Tracked>(), 44),
-        ("Budget", size_of::<Budget>(), 16),
+        ("Budget", size_of::<Budget>(), 24),
         ("Evidence", size_of::<Evidence>(), 40),
         ("SampleKey", size_of::<SampleKey>(), 20),
         ("Sampled", size_of::<Sampled>(), 16),

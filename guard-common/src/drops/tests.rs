@@ -202,7 +202,7 @@ fn samples_are_taken_once_a_second_for_each_source_and_reason() {
 fn a_flood_is_looked_into_so_many_times_and_stands_for_all() {
     let mut budget = Budget::default();
     for stretch in 1..=3 {
-        let weights: Vec<u32> = (0..1_000_000).map(|_| budget.spend(stretch)).collect();
+        let weights: Vec<u32> = (0..1_000_000).map(|_| budget.spend(stretch, || 0)).collect();
         let looks = weights.iter().filter(|weight| **weight != 0).count();
         let stood_for: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         assert!((2200..2300).contains(&looks), "{looks}");

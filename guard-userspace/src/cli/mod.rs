@@ -18,6 +18,7 @@ mod policy_source;
 mod recommend;
 mod reload;
 mod run;
+mod shell;
 mod simulate;
 mod status;
 mod top;
@@ -123,6 +124,8 @@ enum Command {
     Recommend(recommend::Recommend),
     Simulate(simulate::Simulate),
     Detach(detach::Detach),
+    Completions(shell::Completions),
+    Man(shell::Man),
 }
 
 /// Runs the command line and says how the process ends.
@@ -155,6 +158,8 @@ pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
         Command::Recommend(command) => command.execute(&global),
         Command::Simulate(command) => command.execute(&global),
         Command::Detach(command) => command.execute(&global),
+        Command::Completions(command) => command.execute(),
+        Command::Man(command) => command.execute(),
     };
     result.unwrap_or_else(|error| report(&error))
 }

@@ -52,6 +52,8 @@ pub struct Options {
     pub pins: Option<Pins>,
     /// Stops the program's clock at this many nanoseconds: for tests that compare it with the host's build.
     pub fixed_time: Option<u64>,
+    /// Leaves out what is noted of packets (samples, evidence, captures, traffic of sources): for the test of what that costs.
+    pub without_notes: bool,
 }
 
 /// The program and its maps, loaded.
@@ -150,6 +152,8 @@ fn load_object(options: &Options, set: Option<&MapSet>) -> Result<Ebpf, Error> {
     }
     let fixed_time = options.fixed_time.unwrap_or(0);
     loader.override_global("FIXED_TIME", &fixed_time, true);
+    let notes = u8::from(!options.without_notes);
+    loader.override_global("NOTES", &notes, true);
     loader.load(&OBJECT.0).map_err(|error| not_loaded(&error))
 }
 

@@ -115,6 +115,7 @@ impl Engine {
             capacities: capacities(policy),
             pins: Some(settings.pins.clone()),
             fixed_time: None,
+            without_notes: false,
         })?;
         datapath.succession().inspect(|succession| announce(succession));
         let register = Register::open(settings.state.clone(), datapath.maps_mut())?;
