@@ -244,7 +244,7 @@ fn alone(arguments: &[&str]) -> Result<std::process::Output> {
 
 #[test]
 fn shells_and_man_know_the_commands() -> Result<()> {
-    let guard = guard_tests::guard::binary()?;
+    let guard = binary()?;
     for shell in ["bash", "zsh", "fish"] {
         let output = std::process::Command::new(&guard).args(["completions", shell]).output()?;
         let text = String::from_utf8_lossy(&output.stdout);
