@@ -1,6 +1,6 @@
 //! From the kernel's counts, looked at once a second, to what was seen.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 
 use guard_common::abi::{SourceKey, Traffic};
 use ipnet::IpNet;
@@ -64,9 +64,11 @@ impl Sampler {
                 self.close(window, seen, now);
             }
         }
-        if self.ticks.is_multiple_of(WINDOWS[MINUTE]) {
-            let known: std::collections::HashSet<&SourceKey> = traffic.iter().map(|(key, _)| key).collect();
-            self.sources.retain(|key, _| known.contains(key));
+        if self.ticks.is_multiple_of(WINDOWS[TEN]) {
+            // A flood brings ever new strangers; of those who count the minute is kept.
+            let all = self.ticks.is_multiple_of(WINDOWS[MINUTE]);
+            let there: HashSet<&SourceKey> = traffic.iter().map(|(key, _)| key).collect();
+            self.sources.retain(|key, source| there.contains(key) || source.known.counts && !all);
         }
         for profile in seen.services.values_mut() {
             profile.seconds += 1;

@@ -7,13 +7,15 @@ use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
-use guard_common::abi::{ServiceId, SourceKey};
+use guard_common::Tables;
+use guard_common::abi::{Class, ServiceId, SourceKey};
 use tracing::warn;
 
 use super::{Engine, lock};
 use crate::blocks;
-use crate::config::{Policy, ServiceMode};
-use crate::datapath::Maps;
+use crate::config::ServiceMode;
+use crate::datapath::live::Live;
+use crate::datapath::monotonic_now;
 use crate::explain::Background;
 use crate::recommend::{Known, ObserveRequest, Proposal, RecommendQuery, Sampler, Seen, propose};
 
@@ -64,9 +66,8 @@ impl Engine {
     /// When the maps cannot be read.
     pub fn observe(&self) -> Result<()> {
         let mut observer = lock(&self.observer);
-        let policies = self.policies();
-        let policy = policies.live();
-        let monitors = policy.services.iter().any(|service| service.mode == ServiceMode::Monitor);
+        let monitors =
+            self.policies().live().services.iter().any(|service| service.mode == ServiceMode::Monitor);
         if !monitors && observer.until.is_none_or(|until| Instant::now() >= until) {
             if observer.looks > 0 {
                 observer.write();
@@ -85,14 +86,31 @@ impl Engine {
         let traffic = self.maps.traffic()?;
         let open: HashMap<SourceKey, u64> = self.maps.connections()?.into_iter().collect();
         let Observer { sampler, seen, .. } = &mut *observer;
-        let who = |key: &SourceKey| known(key, policy, &names, &self.maps);
+        let reads_rules = self.maps.check_rules_can_be_read().is_ok();
+        let who = |key: &SourceKey| self.known(key, &names, reads_rules);
         sampler.tick(&traffic, &open, who, seen, blocks::now());
-        drop(policies);
         observer.looks += 1;
         if observer.looks.is_multiple_of(LOOKS_A_WRITE) {
             observer.write();
         }
         Ok(())
+    }
+
+    /// Who a source is. Limits concern those who are let in, and are not trusted.
+    fn known(&self, key: &SourceKey, names: &BTreeMap<ServiceId, String>, reads_rules: bool) -> Known {
+        let service = names.get(&key.service()).cloned().unwrap_or_default();
+        let counts = if reads_rules {
+            let live = Live(&self.maps);
+            let rule = live.rule(live.epoch().live(monotonic_now), key.service(), key.address());
+            rule.is_some_and(|rule| rule.class() == Class::Allow)
+        } else {
+            // Slower, with very many prefixes.
+            let policies = self.policies();
+            let background = Background { policy: Some(policies.live()), ..Background::default() };
+            let rule = background.rule(&service, IpAddr::from(key.address()));
+            rule.is_some_and(|rule| rule.list == "allow")
+        };
+        Known { net: self.maps.source_net(key), service, counts }
     }
 
     /// Keeps what was seen for the next agent.
@@ -132,12 +150,4 @@ impl Engine {
         });
         Ok(services.collect())
     }
-}
-
-/// Limits concern those who are let in, and are not trusted.
-fn known(key: &SourceKey, policy: &Policy, names: &BTreeMap<ServiceId, String>, maps: &Maps) -> Known {
-    let service = names.get(&key.service()).cloned().unwrap_or_default();
-    let background = Background { policy: Some(policy), ..Background::default() };
-    let rule = background.rule(&service, IpAddr::from(key.address()));
-    Known { net: maps.source_net(key), counts: rule.is_some_and(|rule| rule.list == "allow"), service }
 }

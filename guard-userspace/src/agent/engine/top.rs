@@ -1,6 +1,6 @@
 //! Who sends how much at this moment, from two looks at the kernel's counts.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
@@ -13,7 +13,7 @@ use super::{Engine, lock};
 use crate::agent::CounterStatus;
 use crate::datapath::live::Live;
 use crate::datapath::monotonic_now;
-use crate::top::{CounterRate, SourceRate, Top, TopQuery};
+use crate::top::{CounterRate, Sort, SourceRate, Top, TopQuery};
 
 /// The kernel counts for so long after somebody has asked.
 const LEASE: Duration = Duration::from_secs(10);
@@ -77,8 +77,9 @@ impl Engine {
         rates.retain(|(key, _)| query.within.is_none_or(|net| net.contains(&IpAddr::from(key.address()))));
         let source_count = rates.len();
         let services = self.services_by_id();
-        // What takes a look-up is asked for those that may be shown; to sort by it takes all of them.
-        if query.sort == crate::top::Sort::Limit {
+        // What takes look-ups is asked for those that may be shown; to sort by it takes more of them.
+        if query.sort == Sort::Limit {
+            keep_busiest(&mut rates);
             rates.iter_mut().for_each(|(key, rate)| rate.limit_used = self.limit_used(key, rate.connections));
         }
         rates.sort_by(|(_, one), (_, other)| {
@@ -144,6 +145,21 @@ fn counter_rates(before: &Look, last: &Look, seconds: f64) -> Vec<CounterRate> {
         })
     };
     last.counters.iter().filter_map(rate).collect()
+}
+
+/// Those that send most and those that have most open: to look up the limits of all would take too long.
+fn keep_busiest(rates: &mut Vec<(SourceKey, SourceRate)>) {
+    let mut places: Vec<usize> = (0..rates.len()).collect();
+    let mut kept = HashSet::new();
+    for sort in [Sort::Packets, Sort::Connections] {
+        places.sort_by(|one, other| sort.of(&rates[*other].1).total_cmp(&sort.of(&rates[*one].1)));
+        kept.extend(places.iter().take(TopQuery::MOST).copied());
+    }
+    let mut place = 0;
+    rates.retain(|_| {
+        place += 1;
+        kept.contains(&(place - 1))
+    });
 }
 
 /// What each source sent between two looks; and those that have connections and are silent.
