@@ -24,7 +24,6 @@
 //! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
-//! | [`top`] | who sends how much at this moment |
 //! | [`recommend`] | limits from what was seen |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
@@ -49,4 +48,3 @@ pub mod plan;
 pub mod recommend;
 pub mod simulate;
 pub mod sockets;
-pub mod top;

@@ -18,6 +18,7 @@ mod privileges;
 mod rings;
 mod server;
 mod status;
+pub mod top;
 mod watched_file;
 mod watching;
 

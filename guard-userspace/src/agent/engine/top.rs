@@ -11,9 +11,9 @@ use guard_common::{Address, Tables};
 
 use super::{Engine, lock};
 use crate::agent::CounterStatus;
+use crate::agent::top::{CounterRate, Sort, SourceRate, Top, TopQuery};
 use crate::datapath::live::Live;
 use crate::datapath::monotonic_now;
-use crate::top::{CounterRate, Sort, SourceRate, Top, TopQuery};
 
 /// The kernel counts for so long after somebody has asked.
 const LEASE: Duration = Duration::from_secs(10);

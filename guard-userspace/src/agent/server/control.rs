@@ -26,13 +26,13 @@ use super::lines::Lines;
 use super::peer::Peer;
 use super::{answer, blocking, refuse};
 use crate::agent::engine::ApplyError;
+use crate::agent::top::TopQuery;
 use crate::agent::{CaptureError, Engine, ExplainQuery};
 use crate::blocks::RegisterError;
 use crate::capture::CaptureQuery;
 use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
 use crate::events::EntryQuery;
 use crate::recommend::{ObserveRequest, RecommendQuery};
-use crate::top::TopQuery;
 
 type Shared = State<Arc<Engine>>;
 type Caller = Extension<Peer>;

@@ -1,7 +1,6 @@
 //! The screen: as little as 80 columns and 24 lines.
 
 use std::collections::VecDeque;
-use std::env;
 
 use ratatui::Frame;
 use ratatui::layout::{Constraint, Layout, Rect};
@@ -10,15 +9,12 @@ use ratatui::text::{Line, Span};
 use ratatui::widgets::{Block, Borders, Cell, Clear, Paragraph, Row, Table, TableState, Wrap};
 
 use super::state::{HISTORY, Kind, State};
+use super::style::Bars;
+use crate::agent::top::{Sort, SourceRate, Top};
 use crate::cli::output::table;
-use crate::top::{Sort, SourceRate, Top};
 
 /// Columns of a sparkline: each is of some seconds.
 const SPARK: usize = 20;
-const BARS: [&str; 9] = [" ", "▁", "▂", "▃", "▄", "▅", "▆", "▇", "█"];
-/// For terminals that have no others.
-const PLAIN_BARS: [&str; 9] = [" ", ".", ".", ":", "-", "=", "+", "*", "#"];
-
 const HELP: &str = "\
 s, S      sort by the next column; the other way round
 /         filter: text, or a prefix such as 10.0.0.0/8; Esc: all
@@ -30,35 +26,6 @@ q         quit
 A rate is packets, bytes, new TCP connections or drops in a second,
 of the second before. \"limit\" says how much of its limits a source
 uses, of the one that has least left.";
-
-/// What the terminal can show.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Style {
-    colours: bool,
-    bars: [&'static str; 9],
-}
-
-impl Style {
-    pub(super) fn of_environment() -> Self {
-        let locale = ["LC_ALL", "LC_CTYPE", "LANG"]
-            .iter()
-            .find_map(|name| env::var(name).ok().filter(|value| !value.is_empty()));
-        let is_utf8 = locale.is_some_and(|locale| locale.to_uppercase().replace('-', "").contains("UTF8"));
-        Self {
-            colours: env::var_os("NO_COLOR").is_none_or(|value| value.is_empty()),
-            bars: if is_utf8 { BARS } else { PLAIN_BARS },
-        }
-    }
-
-    #[cfg(test)]
-    pub(super) const fn plain() -> Self {
-        Self { colours: false, bars: PLAIN_BARS }
-    }
-
-    const fn coloured(self, colour: Color) -> Look {
-        if self.colours { Look::new().fg(colour) } else { Look::new() }
-    }
-}
 
 pub(super) fn screen(frame: &mut Frame<'_>, state: &State) {
     let kinds = state.history.len().min(usize::from(frame.area().height / 4)) as u16;
@@ -325,7 +292,7 @@ fn short(figure: f64) -> String {
 }
 
 /// The minute before, its peak as high as a line.
-fn sparkline(history: &VecDeque<u64>, bars: &[&'static str; 9]) -> String {
+fn sparkline(history: &VecDeque<u64>, bars: &Bars) -> String {
     let missing = HISTORY - history.len().min(HISTORY);
     let seconds: Vec<u64> = std::iter::repeat_n(0, missing).chain(history.iter().copied()).collect();
     let columns: Vec<u64> =
@@ -343,8 +310,9 @@ pub(super) mod tests {
 
     use super::super::keys;
     use super::super::state::Order;
+    use super::super::style::{BARS, PLAIN_BARS, Style};
     use super::*;
-    use crate::top::{CounterRate, TopQuery};
+    use crate::agent::top::{CounterRate, TopQuery};
 
     pub(in super::super) fn top() -> Top {
         let source = |net: &str, packets: f64, blocked| SourceRate {

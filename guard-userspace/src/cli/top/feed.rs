@@ -10,10 +10,10 @@ use tokio::runtime::Builder;
 use tokio::signal::unix::{SignalKind, signal};
 
 use super::path_of;
+use crate::agent::top::{Top, TopQuery};
 use crate::cli::events;
 use crate::control::{Client, path};
 use crate::events::Page;
-use crate::top::{Top, TopQuery};
 
 const BETWEEN_QUESTIONS: Duration = Duration::from_secs(1);
 /// So many events are asked for.

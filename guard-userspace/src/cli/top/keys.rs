@@ -3,7 +3,7 @@
 use ratatui::crossterm::event::{KeyCode, KeyEvent, KeyModifiers};
 
 use super::state::{Order, State};
-use crate::top::Sort;
+use crate::agent::top::Sort;
 
 /// What follows from a key, beyond the screen.
 #[derive(Debug, PartialEq, Eq)]
@@ -90,10 +90,10 @@ fn type_filter(state: &mut State, key: KeyCode) {
 
 #[cfg(test)]
 mod tests {
-    use super::super::draw::Style;
     use super::super::draw::tests::top;
+    use super::super::style::Style;
     use super::*;
-    use crate::top::TopQuery;
+    use crate::agent::top::TopQuery;
 
     fn presses(state: &mut State, keys: &str) -> Wish {
         let mut wish = Wish::Nothing;

@@ -5,12 +5,14 @@
 //! | `state` | what is known and what the person at the keys wants to see of it |
 //! | `keys` | what a key does |
 //! | `draw` | the screen |
+//! | `style` | what the terminal can show |
 //! | `feed` | asks the agent, beside all that |
 
 mod draw;
 mod feed;
 mod keys;
 mod state;
+mod style;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -24,8 +26,8 @@ use ratatui::crossterm::event::{self, Event, KeyEventKind};
 
 use super::Global;
 use super::output::{print, print_json};
+use crate::agent::top::{Sort, Top, TopQuery};
 use crate::control::path;
-use crate::top::{Sort, Top, TopQuery};
 use feed::{Feed, News};
 use keys::Wish;
 use state::State;
@@ -97,7 +99,7 @@ fn once(global: &Global, query: &TopQuery) -> Result<Top> {
 
 fn live(global: &Global, query: TopQuery) -> Result<()> {
     let feed = Feed::start(global.client(), query.clone()).context("cannot start to ask the agent")?;
-    let mut state = State::new(query, draw::Style::of_environment());
+    let mut state = State::new(query, style::Style::of_environment());
     // This also sees to it that a panic leaves the terminal as it was.
     let mut terminal = ratatui::try_init().context("cannot take the terminal")?;
     let ended = run(global, &mut terminal, &mut state, &feed);

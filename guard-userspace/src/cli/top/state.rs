@@ -6,12 +6,12 @@ use std::time::Duration;
 use anyhow::Result;
 use ipnet::IpNet;
 
-use super::draw::Style;
+use super::style::Style;
+use crate::agent::top::{SourceRate, Top, TopQuery};
 use crate::blocks::{Scope, Unblocked};
 use crate::cli::Global;
 use crate::cli::caller::login_address;
 use crate::control::{BlockAnswer, BlockRequest, UnblockRequest, path};
-use crate::top::{SourceRate, Top, TopQuery};
 
 /// Seconds that a sparkline shows.
 pub(super) const HISTORY: usize = 60;
