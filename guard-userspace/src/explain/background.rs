@@ -170,7 +170,7 @@ prefixes = [\"10.0.0.9/32\"]
                 Some("10.0.0.0/8 of `allow` (guard.toml:4)"),
                 Some(("gateway", Some("10.0.5.0/24 of `sources` (guard.toml:10)"))),
             ),
-            ("10.0.0.9", Some("10.0.0.9/32 of `trusted` (guard.toml:20)"), Some(("client", None))),
+            ("10.0.0.9", Some("10.0.0.9/32 of `trusted` (guard.toml:21)"), Some(("client", None))),
             ("192.0.2.1", None, Some(("client", None))),
         ] {
             let address = source.parse().unwrap();
