@@ -170,3 +170,34 @@ fn counters_outlive_the_agent() -> Result<()> {
     }
     Ok(())
 }
+
+#[test]
+fn sources_are_named_only_where_that_is_asked_for() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &format!("{}[metrics]\ntop_sources = 1\n", policy()))?;
+    // From the first scrape on it is counted.
+    ensure!(!guard.metrics()?.contains("guard_source_"), "{}", guard.metrics()?);
+    let wire = Wire::open(&scene.stranger)?;
+    let send = |source: &str, times: u32| -> Result<()> {
+        let frame = to_server(Frame::segment(source, 8000));
+        let frame = Frame { source_mac: scene.stranger.mac(), ..frame }.build();
+        (0..times).try_for_each(|_| wire.send(&frame))
+    };
+    for (source, times) in [("10.77.1.8", 3), ("10.77.1.9", 7), (STRANGER[0], 5), ("10.77.66.4", 4)] {
+        send(source, times)?;
+    }
+    let of = |metric: &str, source: &str| {
+        format!("guard_source_{metric}{{service=\"web\",source=\"{source}/32\"}} ")
+    };
+    let is_there =
+        || guard.metrics().is_ok_and(|text| text.contains(&format!("{}7", of("packets_total", "10.77.1.9"))));
+    ensure!(wait::within(PATIENCE, is_there), "{}", guard.metrics()?);
+    let text = guard.metrics()?;
+    // The one with most packets, and the one with most drops.
+    let named: Vec<&str> =
+        text.lines().filter(|line| line.starts_with("guard_source_packets_total")).collect();
+    ensure!(named.len() == 2, "{named:?}");
+    ensure!(text.contains(&format!("{}5", of("dropped_packets_total", STRANGER[0]))), "{text}");
+    ensure!(text.contains(&format!("{}0", of("dropped_packets_total", "10.77.1.9"))), "{text}");
+    Ok(())
+}

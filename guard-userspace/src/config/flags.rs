@@ -1,10 +1,12 @@
 //! A policy from the command line.
 
+use std::net::SocketAddr;
+
 use toml::Spanned;
 
 use super::findings::{Fault, Findings, Source, Span};
 use super::keyword::{Protocol, ServiceMode};
-use super::policy::{DEFAULT_ROUTE, Metrics, Policy};
+use super::policy::{DEFAULT_ROUTE, Policy};
 use super::written::{Written, WrittenService};
 use super::{Checked, Report, check, prefix, read, units};
 
@@ -38,8 +40,8 @@ pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
     } else {
         rest.attach.interfaces = line.interfaces(&mut findings);
     }
-    if let Some(metrics) = line.metrics(&mut findings) {
-        rest.metrics = metrics;
+    if let Some(listen) = line.listen(&mut findings) {
+        rest.metrics.listen = listen;
     }
     let written = Written {
         services: line.service(&mut findings, flags.monitor).into_iter().collect(),
@@ -64,8 +66,8 @@ pub fn apply_flags(file: Checked, flags: &Flags) -> Result<Checked, Report> {
     if !flags.interfaces.is_empty() {
         policy.attach.interfaces = line.interfaces(&mut findings);
     }
-    if let Some(metrics) = line.metrics(&mut findings) {
-        policy.metrics = metrics;
+    if let Some(listen) = line.listen(&mut findings) {
+        policy.metrics.listen = listen;
     }
     if !flags.ports.is_empty() || !flags.allow.is_empty() {
         let services = line.service(&mut findings, flags.monitor).into_iter().collect();
@@ -117,10 +119,9 @@ impl CommandLine {
         self.interfaces.iter().filter_map(parse).collect()
     }
 
-    fn metrics(&self, findings: &mut Findings<'_>) -> Option<Metrics> {
+    fn listen(&self, findings: &mut Findings<'_>) -> Option<SocketAddr> {
         let listen = self.metrics.as_ref()?;
-        let listen = findings.keep(&listen.span(), read::parse_listen(listen.get_ref()))?;
-        Some(Metrics { listen })
+        findings.keep(&listen.span(), read::parse_listen(listen.get_ref()))
     }
 
     fn service(&self, findings: &mut Findings<'_>, monitor: bool) -> Option<WrittenService> {

@@ -135,6 +135,8 @@ pub struct Capacity {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
 pub struct Metrics {
     pub listen: SocketAddr,
+    /// So many sources with most packets, drops and connections are among the metrics, by their addresses.
+    pub top_sources: u16,
 }
 
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
@@ -206,7 +208,7 @@ impl Default for Capacity {
 
 impl Default for Metrics {
     fn default() -> Self {
-        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9455) }
+        Self { listen: SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 9455), top_sources: 0 }
     }
 }
 

@@ -34,6 +34,7 @@ impl Policy {
         out.value("connections", self.capacity.connections);
         out.header("[metrics]");
         out.text("listen", &self.metrics.listen.to_string());
+        out.value("top_sources", self.metrics.top_sources);
         out.header("[log]");
         out.text("level", self.log.level.name());
         out.text("format", self.log.format.name());

@@ -8,6 +8,7 @@
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
 //! | `watchers` | who watches drops: captures, and the log |
+//! | `leaders` | the sources that send most |
 //! | `observer` | what sources send over time |
 //! | `top` | who sends how much at this moment |
 //! | `health` | holds what is believed against what is |
@@ -19,6 +20,7 @@ mod attach;
 mod blocks;
 mod connections;
 mod health;
+mod leaders;
 mod observer;
 mod offences;
 mod policy;

@@ -11,6 +11,7 @@
 mod format;
 mod openmetrics;
 
+use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 use prometheus::core::Collector;
 use prometheus::process_collector::ProcessCollector;
@@ -21,11 +22,22 @@ use super::status::{NOT_ATTACHED, Status};
 
 pub use format::Format;
 
-/// The values of `status`, and what this process takes.
+/// What is told of a source by name.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct SourceCounts {
+    pub source: IpNet,
+    pub service: String,
+    pub packets: u64,
+    /// Those of them that were dropped, or would have been.
+    pub dropped: u64,
+    pub connections: u64,
+}
+
+/// The values of `status`, those of sources that are asked for by name, and what this process takes.
 ///
 /// # Errors
 /// When a metric is refused by the registry: a bug.
-pub fn gather(status: &Status) -> prometheus::Result<Vec<MetricFamily>> {
+pub fn gather(status: &Status, leaders: &[SourceCounts]) -> prometheus::Result<Vec<MetricFamily>> {
     let registry = Registry::new();
     add(&registry, counters(status)?)?;
     add(&registry, interfaces(status)?)?;
@@ -33,6 +45,11 @@ pub fn gather(status: &Status) -> prometheus::Result<Vec<MetricFamily>> {
     add(&registry, maps(status)?)?;
     add(&registry, connections(status)?)?;
     add(&registry, blocks(status)?)?;
+    if !leaders.is_empty() {
+        let (counters, gauge) = sources(leaders)?;
+        add(&registry, counters)?;
+        add(&registry, [gauge])?;
+    }
     add(&registry, [blocks_added(status)?])?;
     add(&registry, lost(status)?)?;
     add(&registry, [build_info(status)?])?;
@@ -118,6 +135,31 @@ fn connections(status: &Status) -> prometheus::Result<[IntGaugeVec; 2]> {
         sources.with_label_values(&[&count.service]).set(signed(count.sources));
     }
     Ok([open, sources])
+}
+
+fn sources(leaders: &[SourceCounts]) -> prometheus::Result<([IntCounterVec; 2], IntGaugeVec)> {
+    let labels = ["service", "source"];
+    let counter = |name, help| IntCounterVec::new(Opts::new(name, help), &labels);
+    let packets = counter(
+        "guard_source_packets_total",
+        "Packets of a source that is among the first of its service, since it was first seen; [metrics] top_sources.",
+    )?;
+    let dropped = counter(
+        "guard_source_dropped_packets_total",
+        "Packets of such a source that were dropped, or would have been.",
+    )?;
+    let open = IntGaugeVec::new(
+        Opts::new("guard_source_connections", "TCP connections that such a source has open."),
+        &labels,
+    )?;
+    for counts in leaders {
+        let source = counts.source.to_string();
+        let labels = [counts.service.as_str(), &source];
+        packets.with_label_values(&labels).inc_by(counts.packets);
+        dropped.with_label_values(&labels).inc_by(counts.dropped);
+        open.with_label_values(&labels).set(signed(counts.connections));
+    }
+    Ok(([packets, dropped], open))
 }
 
 fn blocks(status: &Status) -> prometheus::Result<[IntGaugeVec; 1]> {

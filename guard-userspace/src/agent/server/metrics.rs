@@ -39,7 +39,10 @@ pub(in crate::agent) async fn serve(
 
 async fn scrape(State(engine): Shared, headers: HeaderMap) -> Response {
     let format = Format::of(&headers);
-    let read = move || engine.status().and_then(|status| Ok(format.encode(&metrics::gather(&status)?)?));
+    let read = move || {
+        let (status, leaders) = (engine.status()?, engine.leaders()?);
+        Ok(format.encode(&metrics::gather(&status, &leaders)?)?)
+    };
     match blocking(read).await {
         Ok(text) => ([(header::CONTENT_TYPE, format.content_type())], text).into_response(),
         Err(failure) => refuse(&failure),

@@ -95,16 +95,21 @@ pub(super) fn autoblock(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Au
     }
 }
 
+/// Each source is a few time series, and the sources change.
+const MOST_SOURCES: u64 = 100;
+
 pub(super) fn metrics(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Metrics {
     let default = Metrics::default();
-    let listen = root
-        .section(findings, "metrics", &table::METRICS)
-        .and_then(|table| table.get("listen"))
-        .and_then(|entry| {
-            let text = entry.string(findings, "an address and a port such as \"127.0.0.1:9455\"")?;
-            findings.keep(&entry.value.span(), parse_listen(text))
-        });
-    Metrics { listen: listen.unwrap_or(default.listen) }
+    let Some(table) = root.section(findings, "metrics", &table::METRICS) else { return default };
+    let listen = table.get("listen").and_then(|entry| {
+        let text = entry.string(findings, "an address and a port such as \"127.0.0.1:9455\"")?;
+        findings.keep(&entry.value.span(), parse_listen(text))
+    });
+    let top_sources = table.get("top_sources").and_then(|entry| entry.bounded(findings, 0, MOST_SOURCES));
+    Metrics {
+        listen: listen.unwrap_or(default.listen),
+        top_sources: top_sources.unwrap_or(default.top_sources),
+    }
 }
 
 pub(super) fn log(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Log {

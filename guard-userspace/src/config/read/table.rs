@@ -51,7 +51,7 @@ pub(super) const AUTOBLOCK: Kind = Kind {
     ],
 };
 pub(super) const CAPACITY: Kind = Kind { header: "[capacity]", keys: &["blocks", "sources", "connections"] };
-pub(super) const METRICS: Kind = Kind { header: "[metrics]", keys: &["listen"] };
+pub(super) const METRICS: Kind = Kind { header: "[metrics]", keys: &["listen", "top_sources"] };
 pub(super) const LOG: Kind = Kind { header: "[log]", keys: &["level", "format"] };
 
 const KINDS: [&Kind; 11] = [

@@ -51,7 +51,7 @@ prefixes = ["10.0.0.5"]
             "never": [],
         },
         "capacity": { "blocks": 1048576, "sources": 262144, "connections": 131072 },
-        "metrics": { "listen": "127.0.0.1:9455" },
+        "metrics": { "listen": "127.0.0.1:9455", "top_sources": 0 },
         "log": { "level": "info", "format": "text" },
     });
     assert_eq!(serde_json::to_value(good(text).policy).unwrap(), expected);

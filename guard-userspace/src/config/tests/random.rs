@@ -173,7 +173,7 @@ fn policy() -> impl Strategy<Value = Policy> {
                 trusted,
                 autoblock,
                 capacity,
-                metrics: Metrics { listen: SocketAddr::new(ip, port) },
+                metrics: Metrics { listen: SocketAddr::new(ip, port), top_sources: port % 101 },
                 log,
             }
         },

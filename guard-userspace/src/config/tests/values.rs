@@ -43,7 +43,7 @@ fn every_default() {
             never: Vec::new(),
         },
         capacity: Capacity { blocks: 1_048_576, sources: 262_144, connections: 131_072 },
-        metrics: Metrics { listen: "127.0.0.1:9455".parse().unwrap() },
+        metrics: Metrics { listen: "127.0.0.1:9455".parse().unwrap(), top_sources: 0 },
         log: Log { level: LogLevel::Info, format: LogFormat::Text },
     };
     assert_eq!(good(SERVICE).policy, expected);
