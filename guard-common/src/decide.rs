@@ -1,6 +1,6 @@
 //! The order of the checks.
 
-use crate::abi::{Class, FlowKey, Limits, Service, ServiceId, SourceKey};
+use crate::abi::{Class, Limits, LimitsId, Service, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
@@ -47,7 +47,7 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     };
     if action != Action::Drop && headers.flags.opens_connection() {
         let source = SourceKey::new(id, &service, headers.source);
-        tables.note_opening(&FlowKey::new(headers.source, headers.source_port), &source, now.get());
+        tables.note_opening(headers, &source);
     }
     Verdict { action, reason, service: id }
 }
@@ -84,11 +84,17 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
     let source = SourceKey::new(at.id, at.service, headers.source);
     observer.step(Step::Limits(limits, source));
-    match exceeded(packet.length(), tables, &limits, &source, headers.flags.opens_connection(), now, observer)
-    {
+    let sent = Sent { length: packet.length(), opens_connection: headers.flags.opens_connection() };
+    match exceeded(&sent, tables, (rule.limits(), &limits), &source, now, observer) {
         Some(reason) => reason,
         None => Reason::Allowed,
     }
+}
+
+/// What the limits count of a packet.
+struct Sent {
+    length: usize,
+    opens_connection: bool,
 }
 
 /// The first limit that the packet exceeds. Each limit before it has counted the packet.
@@ -97,18 +103,19 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
 /// for the packets of its connections.
 #[inline(always)]
 fn exceeded<T: Tables, C: Fn() -> u64>(
-    length: usize,
+    sent: &Sent,
     tables: &T,
-    limits: &Limits,
+    (id, limits): (LimitsId, &Limits),
     source: &SourceKey,
-    opens_connection: bool,
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Option<Reason> {
     // A source whose state finds no room does not get past its limits.
-    let Some(MeterState { packets, bytes, connections }) = tables.meter(source) else {
+    let Some(MeterState { packets, bytes, connections, suspected_until }) = tables.meter(source) else {
         return Some(Reason::PacketRate);
     };
+    let Sent { length, opens_connection } = *sent;
+    observer.step(Step::Source { limits: id, suspected_until: suspected_until.load() });
     let mut within = |limit, rate: &Rate, word: &T::Word, units| {
         let within = rate.is_unlimited() || rate.admit(word, now.get(), units);
         observer.step(Step::Limit { limit, within });

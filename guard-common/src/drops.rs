@@ -4,12 +4,18 @@
 //! then stands for all of them.
 //!
 //! A source address is easily forged, so only packets of an established connection are evidence: whoever sends one knows the
-//! client's port, too. A forger who tries all ports at once hits some of them; then most of his packets belong to no
-//! connection, and the evidence does not count.
+//! client's port, too. And since forged packets take from what a client has left for its own, a packet over the limits is no evidence by
+//! itself. It makes its source a suspect: from then on each packet of it is weighed, and those of its connections alone are held against
+//! the same limits once more. What is over these is evidence.
+//!
+//! A forger who tries all ports at once hits some of the client's connections; then most of his packets belong to none, and the
+//! evidence does not count.
 
 use crate::Reason;
-use crate::abi::{Budget, Flow, FlowKey, Offence, OffenceKind, Sample, SampleKey, SourceKey, Thresholds};
-use crate::gcra::Word;
+use crate::abi::{
+    Budget, FlowKey, Limits, Offence, OffenceKind, Sample, SampleKey, SourceKey, Thresholds,
+};
+use crate::gcra::{Rate, Word};
 use crate::parse::{TCP, TcpFlags};
 
 /// Drops that a CPU looks into in a stretch.
@@ -49,7 +55,11 @@ pub trait Notes {
     /// How a shared word of state is reached.
     type Word: Word;
 
-    fn flow(&self, flow: &FlowKey) -> Option<Flow>;
+    /// Whether the connection is established.
+    fn is_established(&self, flow: &FlowKey) -> bool;
+
+    /// Until when its packets are weighed ([`crate::abi::Meter`]); `None` if nothing is known of it.
+    fn suspicion(&self, source: &SourceKey) -> Option<Self::Word>;
 
     /// Made if there is none; `None` if there is no room.
     fn evidence(&self, source: &SourceKey) -> Option<EvidenceState<Self::Word>>;
@@ -69,6 +79,8 @@ pub struct EvidenceState<W> {
     pub refused: W,
     pub limited: W,
     pub unproven: W,
+    pub packets: W,
+    pub bytes: W,
     pub reported: W,
 }
 
@@ -79,18 +91,38 @@ pub struct SampledState<W> {
     pub unreported: W,
 }
 
-/// Notes a drop at `now` (nanoseconds), which stands for as many as its `packets` say. `source` and `thresholds` are what it is counted
-/// under at its service, if it has one.
+/// Whom a packet is counted against.
+#[derive(Clone, Copy, Debug)]
+pub struct Accused<'a> {
+    pub source: &'a SourceKey,
+    pub thresholds: &'a Thresholds,
+    /// Its limits, if it has some.
+    pub limits: Option<&'a Limits>,
+}
+
+/// Notes a drop at `now` (nanoseconds), which stands for as many as its `packets` say; or a packet of a suspect that has passed. `accused` is
+/// what it is counted against at its service, if it has one.
 #[inline(always)]
-pub fn note(notes: &impl Notes, drop: &Sample, source: Option<(SourceKey, Thresholds)>, now: u64) {
-    if let Some((source, thresholds)) = source
-        && drop.passed == 0
-        && drop.protocol == TCP
-        && !TcpFlags(drop.flags).opens_connection()
-    {
-        charge(notes, drop, &source, &thresholds, now);
+pub fn note(notes: &impl Notes, packet: &Sample, accused: Option<&Accused<'_>>, now: u64) {
+    let Some(reason) = packet.reason() else { return };
+    // What a service that only monitors has let pass is no evidence.
+    let counts = packet.passed == 0 || !reason.drops();
+    if let Some(accused) = accused.filter(|_| counts) {
+        match reason {
+            Reason::NotAllowed | Reason::Denied => refused(notes, packet, accused, now),
+            Reason::PacketRate
+            | Reason::ByteRate
+            | Reason::Allowed
+            | Reason::ConnectionRate
+            | Reason::MaxConnections => weigh(notes, packet, reason, accused, now),
+            // A source that has its block already, or none that there could be evidence against.
+            Reason::Blocked | Reason::Malformed | Reason::NotIp => {}
+            Reason::Unguarded | Reason::Fragment | Reason::Trusted => {}
+        }
     }
-    sample(notes, drop, now);
+    if packet.packets != 0 && reason.drops() {
+        sample(notes, packet, now);
+    }
 }
 
 #[inline(always)]
@@ -108,50 +140,79 @@ fn sample(notes: &impl Notes, drop: &Sample, now: u64) {
     notes.sample(Sample { at: now, packets: unreported.wrapping_add(drop.packets), ..*drop });
 }
 
-/// What a packet is evidence of.
+/// Whether it belongs to a connection: its client has received what the server sent to it.
 #[inline(always)]
-const fn offence(reason: Reason) -> Option<OffenceKind> {
-    match reason {
-        Reason::NotAllowed | Reason::Denied => Some(OffenceKind::Refused),
-        Reason::PacketRate | Reason::ByteRate => Some(OffenceKind::Limited),
-        // These are SYNs, which anybody can forge, or packets of a source that has its block already.
-        Reason::ConnectionRate | Reason::MaxConnections | Reason::Blocked | Reason::Malformed => None,
-        Reason::NotIp | Reason::Unguarded | Reason::Fragment | Reason::Trusted | Reason::Allowed => None,
-    }
+fn is_proven(notes: &impl Notes, packet: &Sample) -> bool {
+    let flow = FlowKey::new(packet.source(), packet.source_port, packet.service());
+    packet.protocol == TCP && !TcpFlags(packet.flags).opens_connection() && notes.is_established(&flow)
 }
 
+/// A packet that no rule allows. Strangers' are refused by the million, and none is evidence: nothing is noted of them.
 #[inline(always)]
-fn charge<N: Notes>(notes: &N, drop: &Sample, source: &SourceKey, thresholds: &Thresholds, now: u64) {
-    let Some(kind) = drop.reason().and_then(offence) else { return };
-    let (refused, threshold) = match kind {
-        OffenceKind::Refused => (true, thresholds.refused),
-        OffenceKind::Limited => (false, thresholds.limited),
-        OffenceKind::Connections => return,
-    };
-    if threshold == 0 {
+fn refused<N: Notes>(notes: &N, packet: &Sample, accused: &Accused<'_>, now: u64) {
+    let threshold = accused.thresholds.refused;
+    if threshold == 0 || !is_proven(notes, packet) {
         return;
     }
-    let flow = notes.flow(&FlowKey::new(drop.source(), drop.source_port));
-    let proven = flow.is_some_and(|flow| flow.is_established() && flow.source() == source);
-    // Strangers' packets are refused by the million, and none is evidence: nothing is noted of them.
-    if refused && !proven {
+    let Some(evidence) = notes.evidence(accused.source) else { return };
+    begin_minute(&evidence, now);
+    evidence.refused.add(packet.packets);
+    report(notes, &evidence, (OffenceKind::Refused, evidence.refused.load()), accused, threshold, now);
+}
+
+/// A packet that the limits have judged, if its source is a suspect or becomes one by it.
+#[inline(always)]
+fn weigh<N: Notes>(notes: &N, packet: &Sample, reason: Reason, accused: &Accused<'_>, now: u64) {
+    let Accused { source, thresholds: Thresholds { limited: threshold, .. }, limits } = *accused;
+    let (Some(limits), 1..) = (limits, *threshold) else { return };
+    let Some(suspicion) = notes.suspicion(source) else { return };
+    let until = suspicion.load();
+    let proven = is_proven(notes, packet);
+    let over = matches!(reason, Reason::PacketRate | Reason::ByteRate);
+    if over && proven && until < now.wrapping_add(MINUTE / 2) {
+        // It does not matter who of several is first.
+        let _ = suspicion.compare_exchange(until, now.wrapping_add(MINUTE));
+    } else if until <= now {
+        let _ = suspicion.compare_exchange(until, 0);
         return;
     }
     let Some(evidence) = notes.evidence(source) else { return };
     begin_minute(&evidence, now);
-    let word = match (refused, proven) {
-        (true, _) => &evidence.refused,
-        (false, true) => &evidence.limited,
-        (false, false) => &evidence.unproven,
-    };
-    word.add(drop.packets);
     if !proven {
+        evidence.unproven.add(1);
         return;
     }
-    let count = word.load();
-    let outweighed = !refused && evidence.unproven.load() > count;
-    if count >= threshold && !outweighed && evidence.reported.compare_exchange(0, 1).is_ok() {
-        notes.offence(Offence::new(kind, *source, count, evidence.since.load(), now));
+    let Limits { packets, bytes, .. } = limits;
+    if is_within(packets, &evidence.packets, now, 1)
+        && is_within(bytes, &evidence.bytes, now, packet.length.into())
+    {
+        return;
+    }
+    evidence.limited.add(1);
+    let count = evidence.limited.load();
+    if evidence.unproven.load() <= count {
+        report(notes, &evidence, (OffenceKind::Limited, count), accused, *threshold, now);
+    }
+}
+
+/// A packet that loses a race to another of its source, on another CPU, counts as within.
+#[inline(always)]
+fn is_within(rate: &Rate, word: &impl Word, now: u64, units: u64) -> bool {
+    rate.is_unlimited() || rate.try_admit(word, word.load(), now, units).unwrap_or(true)
+}
+
+/// Tells the agent once in a minute that a source has reached a threshold.
+#[inline(always)]
+fn report<N: Notes>(
+    notes: &N,
+    evidence: &EvidenceState<N::Word>,
+    (kind, count): (OffenceKind, u64),
+    accused: &Accused<'_>,
+    threshold: u64,
+    now: u64,
+) {
+    if count >= threshold && evidence.reported.compare_exchange(0, 1).is_ok() {
+        notes.offence(Offence::new(kind, *accused.source, count, evidence.since.load(), now));
     }
 }
 

@@ -103,21 +103,27 @@ impl Rate {
     /// Whether `units` conform at `now` (nanoseconds); if so they are taken from what is left.
     #[inline(always)]
     pub fn admit(&self, word: &impl Word, now: u64, units: u64) -> bool {
-        let now = now << TICK_BITS;
-        let cost = self.cost(units);
         let mut arrival = word.load();
         for _ in 0..ATTEMPTS {
-            let ahead = ahead(arrival, now);
-            if ahead + cost > self.tolerance {
-                return false;
-            }
-            // 0 stays the word of a source that was never seen.
-            match word.compare_exchange(arrival, now.wrapping_add(ahead + cost).max(1)) {
-                Ok(()) => return true,
+            match self.try_admit(word, arrival, now, units) {
+                Ok(within) => return within,
                 Err(seen) => arrival = seen,
             }
         }
         false
+    }
+
+    /// The same, if the word is still `arrival`; else returns what it is.
+    #[inline(always)]
+    pub fn try_admit(&self, word: &impl Word, arrival: u64, now: u64, units: u64) -> Result<bool, u64> {
+        let now = now << TICK_BITS;
+        let cost = self.cost(units);
+        let ahead = ahead(arrival, now);
+        if ahead + cost > self.tolerance {
+            return Ok(false);
+        }
+        // 0 stays the word of a source that was never seen.
+        word.compare_exchange(arrival, now.wrapping_add(ahead + cost).max(1)).map(|()| true)
     }
 
     /// How many units of the burst are left at `now` for a source whose word is `arrival`.

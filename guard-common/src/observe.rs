@@ -1,6 +1,6 @@
 //! The steps of a decision, for those who want to know.
 
-use crate::abi::{Limits, Rule, ServiceId, SourceKey};
+use crate::abi::{Limits, LimitsId, Rule, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::parse::{Headers, Kind, Malformed};
 
@@ -20,6 +20,11 @@ pub enum Step {
     },
     /// The limits of the source, and what its state is kept under.
     Limits(Limits, SourceKey),
+    /// The number of these limits, and until when all that the source sends is weighed (see [`crate::drops`]).
+    Source {
+        limits: LimitsId,
+        suspected_until: u64,
+    },
     /// A limit that was asked, and its answer.
     Limit {
         limit: Limit,

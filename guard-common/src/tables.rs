@@ -1,10 +1,10 @@
 //! Every look-up that a decision needs.
 
 use crate::Address;
-use crate::abi::{Block, FlowKey, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
+use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
-use crate::parse::Protocol;
+use crate::parse::{Headers, Protocol};
 
 /// The tables of guard: BPF maps in the kernel, plain memory elsewhere.
 pub trait Tables {
@@ -41,7 +41,7 @@ pub trait Tables {
     fn connections(&self, source: &SourceKey) -> u64;
 
     /// Notes that a SYN of the source is let through: the connection belongs to it, whatever this host translates it to.
-    fn note_opening(&self, flow: &FlowKey, source: &SourceKey, now: u64);
+    fn note_opening(&self, syn: &Headers, source: &SourceKey);
 }
 
 /// A [`Block`] in place.
@@ -64,4 +64,5 @@ pub struct MeterState<W> {
     pub packets: W,
     pub bytes: W,
     pub connections: W,
+    pub suspected_until: W,
 }

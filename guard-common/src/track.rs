@@ -1,6 +1,7 @@
 //! Which changes of a TCP socket open and close a connection, and what it is counted under.
 
-use crate::abi::{ServiceId, SourceKey};
+use crate::abi::{Class, ServiceId, SourceKey};
+use crate::epoch::Slot;
 use crate::parse::Protocol;
 use crate::{Address, Family, Tables};
 
@@ -28,7 +29,7 @@ pub const fn change(from: i32, to: i32) -> Option<Change> {
     }
 }
 
-/// What a connection to `port` of this host is counted under, if its SYN was not seen; none, if the port is not guarded or the client
+/// What a connection to `port` of this host is counted under, by that alone; none, if the port is not guarded or the client
 /// is this host itself.
 #[inline(always)]
 pub fn source(
@@ -49,11 +50,18 @@ pub fn source(
 #[inline(always)]
 pub fn source_at(
     tables: &impl Tables,
-    slot: crate::epoch::Slot,
+    slot: Slot,
     id: ServiceId,
     client: Address,
 ) -> Option<SourceKey> {
     tables.service(slot, id).map(|service| SourceKey::new(id, &service, client))
+}
+
+/// How many connections `client` may have at a service at once; 0: as many as it likes.
+#[inline(always)]
+pub fn most(tables: &impl Tables, slot: Slot, id: ServiceId, client: Address) -> u64 {
+    let rule = tables.rule(slot, id, client).filter(|rule| rule.class() == Class::Allow);
+    rule.and_then(|rule| tables.limits(slot, rule.limits())).map_or(0, |limits| limits.max_connections)
 }
 
 /// 127.0.0.0/8 (RFC 1122, section 3.2.1.3) and ::1 (RFC 4291, section 2.5.3): such packets never come from a network.

@@ -20,6 +20,7 @@ use guard_common::abi::{Correction, ServiceId};
 use guard_common::parse::Headers;
 use guard_common::{Action, Packet, decide};
 
+use crate::notes::Suspicion;
 use crate::packet::Frame;
 use crate::tables::Maps;
 use crate::tracker::Socket;
@@ -55,19 +56,21 @@ pub fn guard(ctx: XdpContext) -> u32 {
 fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let frame = Frame::new(ctx, length);
     let mut headers = Headers::default();
-    let verdict = decide(&frame, &mut headers, &Maps, now, &mut ());
+    let mut suspicion = Suspicion::default();
+    let verdict = decide(&frame, &mut headers, &Maps, now, &mut suspicion);
+    let suspected = word::forget(suspicion.until) != 0;
     maps::count(verdict, frame.length());
     if NOTES.load() == 0 {
         // Nothing of it.
     } else if verdict.reason.drops() {
         // SAFETY: the helper takes nothing and has no effect.
         let (weight, is_watched) = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
-        if weight != 0 || is_watched {
-            notes::note(&headers, notes::pack(verdict, weight), length as u64);
+        if weight != 0 || is_watched || suspected {
+            notes::note(&headers, notes::pack(verdict, weight, suspicion.limits, suspected), length as u64);
             return watch::finish(ctx.ctx);
         }
-    } else if verdict.service != ServiceId::NONE && maps::may_count_traffic() {
-        notes::note(&headers, notes::pack(verdict, 1), length as u64);
+    } else if verdict.service != ServiceId::NONE && (suspected || maps::may_count_traffic()) {
+        notes::note(&headers, notes::pack(verdict, 1, suspicion.limits, suspected), length as u64);
     }
     match verdict.action {
         Action::Pass | Action::WouldDrop => XDP_PASS,

@@ -9,9 +9,9 @@ use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCp
 use aya_ebpf::macros::btf_map;
 use guard_common::Verdict;
 use guard_common::abi::{
-    Allowance, Block, Budget, Captured, Counter, Evidence, Flow, FlowKey, Home, Limits, LimitsId, Lost,
-    Meter, Offence, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled,
-    Service, ServiceId, ServiceName, SourceKey, Tracked, Traffic, Watch,
+    Allowance, Block, Budget, Captured, Counter, Evidence, FlowKey, Home, Limits, LimitsId, Lost, Meter,
+    Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
+    SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, Surplus, Tracked, Traffic, Watch,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -62,9 +62,13 @@ pub static BLOCK_PREFIXES: LpmTrie<[u8; 16], Block, 1024> = LpmTrie::new();
 #[btf_map]
 pub static METERS: LruHashMap<SourceKey, Meter, 1024> = LruHashMap::new();
 
-/// How many connections each source has open. Only the agent removes sources, when they have had none for a while.
+/// A table of words that are added to. The kernel changes the size to that of the configuration.
+pub type Sums<K> = HashMap<K, u64, 1024>;
+
+/// How many connections each source has open ([`guard_common::abi::OpenCount`]). Only the agent removes sources, when they have had none
+/// for a while.
 #[btf_map]
-pub static CONNECTIONS: HashMap<SourceKey, u64, 1024> = HashMap::new();
+pub static CONNECTIONS: Sums<SourceKey> = HashMap::new();
 
 /// The connections that are counted there, by the cookie of their socket.
 #[btf_map]
@@ -73,9 +77,13 @@ pub static SOCKETS: HashMap<u64, Tracked, 1024> = HashMap::new();
 #[btf_map]
 pub static HOME: Array<Home, 1> = Array::new();
 
-/// Clients' ends of connections that begin or are established.
+/// How many of the connections that are counted each flow is: two, if its client uses a port towards two addresses of this host.
 #[btf_map]
-pub static FLOWS: LruHashMap<FlowKey, Flow, 1024> = LruHashMap::new();
+pub static FLOWS: Sums<FlowKey> = HashMap::new();
+
+/// Handshakes that have begun. Anybody can begin one, so this table forgets, and no other state is in it.
+#[btf_map]
+pub static OPENINGS: LruHashMap<OpeningKey, Opening, 131072> = LruHashMap::new();
 
 #[btf_map]
 pub static EVIDENCE: LruHashMap<SourceKey, Evidence, 16384> = LruHashMap::new();
@@ -92,12 +100,17 @@ pub static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 #[btf_map]
 pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
 
+/// Connections too many, about 5,000.
+#[btf_map]
+pub static SURPLUS: RingBuf<Surplus, { 256 << 10 }> = RingBuf::new();
+
 /// Until when it is counted what sources send, in nanoseconds of the monotonic clock; 0: not at all.
 #[btf_map]
 pub static TRAFFIC_UNTIL: Array<u64, 1> = Array::new();
 
 #[btf_map]
 pub static TRAFFIC: LruHashMap<SourceKey, Traffic, 65536> = LruHashMap::new();
+
 /// What somebody wants to see of drops.
 #[btf_map]
 pub static WATCH: Array<Watch, 1> = Array::new();

@@ -4,42 +4,64 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use guard_common::abi::{
-    Evidence, Flow, FlowKey, Lost, Offence, Policy, Sample, SampleKey, Sampled, SourceKey, Thresholds,
+    Evidence, FlowKey, LimitsId, Lost, Offence, Policy, Sample, SampleKey, Sampled, SourceKey, Thresholds,
     Traffic,
 };
-use guard_common::drops::{self, EvidenceState, Notes, SampledState};
+use guard_common::drops::{self, Accused, EvidenceState, Notes, SampledState};
+use guard_common::observe::{Observer, Step};
 use guard_common::parse::Headers;
 use guard_common::track;
 use guard_common::traffic::{self, TrafficState};
 use guard_common::{Action, Tables, Verdict};
 
 use crate::maps::{
-    EVIDENCE, FLOWS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, lose,
+    EVIDENCE, FLOWS, LIMITS, METERS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, lose,
 };
 use crate::now;
-use crate::tables::Maps;
+use crate::tables::{Maps, limits_index};
 use crate::word::{MapWord, forget};
+
+/// What the decision says of the source of a packet.
+#[derive(Default)]
+pub struct Suspicion {
+    pub limits: u64,
+    /// Not 0: what it sends is weighed, or was until a moment ago.
+    pub until: u64,
+}
+
+impl Observer for Suspicion {
+    #[inline(always)]
+    fn step(&mut self, step: Step) {
+        if let Step::Source { limits, suspected_until } = step {
+            self.limits = u64::from(limits.get());
+            self.until = suspected_until;
+        }
+    }
+}
 
 /// Notes a packet. Few come here, and it is a function of its own, so that the path of all others stays short.
 ///
-/// Where it stands for no packets it is only kept, for who watches. `verdict` is packed, and goes through a map: so the verifier, which gets
-/// here on hundreds of paths, finds them all the same and walks on once.
+/// Where it stands for no packets it is only kept, for who watches, and weighed, if its source is a suspect. `what` is packed, and goes
+/// through a map: so the verifier, which gets here on hundreds of paths, finds them all the same and walks on once.
 #[inline(never)]
-pub fn note(headers: &Headers, verdict: u64, length: u64) {
-    let Some(packet) = keep(unpack(headers, forget(verdict), length)) else { return };
-    if packet.packets == 0 {
+pub fn note(headers: &Headers, what: u64, length: u64) {
+    let what = forget(what);
+    let Some(packet) = keep(unpack(headers, what, length)) else { return };
+    if what & (WEIGHT | SUSPECTED) == 0 {
         return;
     }
     let now = now();
     let slot = Maps.epoch().live(|| now);
     let source = track::source_at(&Maps, slot, packet.service(), packet.source());
-    if let Some(source) = source {
-        count(&source, packet, now);
-    }
-    if packet.reason().is_some_and(|reason| reason.drops()) {
-        let thresholds = POLICIES.get(slot.index()).map_or(Thresholds::default(), |policy| policy.thresholds);
-        drops::note(&Noted, packet, source.map(|source| (source, thresholds)), now);
-    }
+    let Some(source) = source else {
+        drops::note(&Noted, packet, None, now);
+        return;
+    };
+    count(&source, packet, now);
+    let Some(policy) = POLICIES.get(slot.index()) else { return };
+    let limits = LIMITS.get(limits_index(slot, LimitsId::new((what >> LIMITS_AT) as u8)));
+    let accused = Accused { source: &source, thresholds: &policy.thresholds, limits };
+    drops::note(&Noted, packet, Some(&accused), now);
 }
 
 /// Counts a packet to its source, while somebody wants to know.
@@ -57,28 +79,42 @@ fn count(source: &SourceKey, packet: &Sample, now: u64) {
     }
 }
 
-/// A verdict and how many packets it stands for, as [`note`] takes them.
+/// How many packets one stands for: the upper half of what [`note`] takes.
+const WEIGHT: u64 = !0 << 32;
+const LIMITS_AT: u32 = 24;
+const SERVICE_AT: u32 = 16;
+const REASON_AT: u32 = 8;
+const PASSED: u64 = 1;
+const SUSPECTED: u64 = 2;
+
+/// A verdict, how many packets it stands for, and what is known of the source, as [`note`] takes them.
 #[inline(always)]
-pub fn pack(verdict: Verdict, weight: u32) -> u64 {
+pub fn pack(verdict: Verdict, weight: u32, limits: u64, suspected: bool) -> u64 {
     let Verdict { action, reason, service } = verdict;
-    let passed = u64::from(action != Action::Drop);
-    u64::from(weight) << 32 | u64::from(service.get()) << 16 | (reason as u64) << 8 | passed
+    let passed = if action == Action::Drop { 0 } else { PASSED };
+    let suspected = if suspected { SUSPECTED } else { 0 };
+    u64::from(weight) << 32
+        | limits << LIMITS_AT
+        | u64::from(service.get()) << SERVICE_AT
+        | (reason as u64) << REASON_AT
+        | suspected
+        | passed
 }
 
 #[inline(always)]
-fn unpack(headers: &Headers, verdict: u64, length: u64) -> Sample {
-    let Headers { source, protocol, source_port, port, flags } = headers;
+fn unpack(headers: &Headers, what: u64, length: u64) -> Sample {
+    let Headers { source, protocol, source_port, port, flags, sequence: _ } = headers;
     Sample {
         at: 0,
-        packets: verdict >> 32,
+        packets: what >> 32,
         source: source.to_bytes(),
         length: length as u32,
         source_port: *source_port,
         port: *port,
         protocol: *protocol,
-        service: (verdict >> 16) as u8,
-        reason: (verdict >> 8) as u8,
-        passed: verdict as u8,
+        service: (what >> SERVICE_AT) as u8,
+        reason: (what >> REASON_AT) as u8,
+        passed: (what & PASSED) as u8,
         flags: flags.0,
         padding: [0; 3],
     }
@@ -90,15 +126,32 @@ pub fn thresholds(now: u64) -> Thresholds {
     POLICIES.get(slot.index()).map_or(Thresholds::default(), |policy: &Policy| policy.thresholds)
 }
 
+/// Not on the stack, which is small.
+static NO_EVIDENCE: Evidence = Evidence {
+    since: 0,
+    refused: 0,
+    limited: 0,
+    unproven: 0,
+    packets: 0,
+    bytes: 0,
+    reported: 0,
+};
+
 pub struct Noted;
 
 impl Notes for Noted {
     type Word = MapWord;
 
     #[inline(always)]
-    fn flow(&self, flow: &FlowKey) -> Option<Flow> {
-        // SAFETY: the value is copied. It changes as a whole but for its state, which is one word.
-        FLOWS.get_ptr(flow).map(|flow| unsafe { *flow })
+    fn is_established(&self, flow: &FlowKey) -> bool {
+        // SAFETY: the value was just looked up; it is a word that is changed as a whole.
+        FLOWS.get_ptr(flow).is_some_and(|sum| unsafe { sum.read_volatile() } != 0)
+    }
+
+    #[inline(always)]
+    fn suspicion(&self, source: &SourceKey) -> Option<MapWord> {
+        // SAFETY: the value was just looked up and stays for the run of the program; its words are aligned.
+        METERS.get_ptr_mut(source).map(|meter| unsafe { MapWord::new(addr_of_mut!((*meter).suspected_until)) })
     }
 
     #[inline(always)]
@@ -107,7 +160,7 @@ impl Notes for Noted {
             return Some(evidence_in_place(evidence));
         }
         // Another CPU may be first: then its state is the one to use.
-        let _ = EVIDENCE.insert(source, Evidence::default(), u64::from(BPF_NOEXIST));
+        let _ = EVIDENCE.insert(source, &NO_EVIDENCE, u64::from(BPF_NOEXIST));
         EVIDENCE.get_ptr_mut(source).map(evidence_in_place)
     }
 
@@ -152,6 +205,8 @@ fn evidence_in_place(evidence: *mut Evidence) -> EvidenceState<MapWord> {
             refused: MapWord::new(addr_of_mut!((*evidence).refused)),
             limited: MapWord::new(addr_of_mut!((*evidence).limited)),
             unproven: MapWord::new(addr_of_mut!((*evidence).unproven)),
+            packets: MapWord::new(addr_of_mut!((*evidence).packets)),
+            bytes: MapWord::new(addr_of_mut!((*evidence).bytes)),
             reported: MapWord::new(addr_of_mut!((*evidence).reported)),
         }
     }

@@ -2,19 +2,19 @@
 
 use core::ptr::addr_of_mut;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Block, Flow, FlowKey, Limits, LimitsId, Meter, Policy, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service,
-    ServiceId, SourceKey, port_word,
+    Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4, RuleKeyV6,
+    SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
-use guard_common::parse::Protocol;
+use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
 use crate::maps::{
-    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, FLOWS, HOST_BLOCKS, LIMITS, METERS, POLICIES, PORTS,
+    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, OPENINGS, POLICIES, PORTS,
     RULES_V4, RULES_V6, SERVICES,
 };
 use crate::word::MapWord;
@@ -89,7 +89,7 @@ impl Tables for Maps {
         if id == LimitsId::NONE {
             return None;
         }
-        LIMITS.get(slot.index() * LimitsId::COUNT + u32::from(id.get())).copied()
+        LIMITS.get(limits_index(slot, id)).copied()
     }
 
     #[inline(always)]
@@ -106,21 +106,32 @@ impl Tables for Maps {
     fn connections(&self, source: &SourceKey) -> u64 {
         CONNECTIONS.get_ptr(source).map_or(0, |open| {
             // SAFETY: the value was just looked up; it is a word that is changed as a whole.
-            unsafe { open.read_volatile() }
+            OpenCount::of_word(unsafe { open.read_volatile() }).open()
         })
     }
 
     #[inline(always)]
-    fn note_opening(&self, flow: &FlowKey, source: &SourceKey, now: u64) {
-        // A SYN that is forged after the handshake changes nothing.
-        let established = FLOWS.get_ptr(flow).is_some_and(|flow| {
-            // SAFETY: the value was just looked up.
-            unsafe { (*flow).is_established() }
-        });
-        if !established {
-            let _ = FLOWS.insert(flow, Flow::opening(*source, now), u64::from(BPF_ANY));
-        }
+    fn note_opening(&self, syn: &Headers, source: &SourceKey) {
+        begin(syn, source);
     }
+}
+
+/// A function of its own, since it needs much of the stack.
+#[inline(never)]
+fn begin(syn: &Headers, source: &SourceKey) {
+    let key = OpeningKey::new(syn.source, syn.source_port, syn.sequence);
+    if OPENINGS.insert(key, Opening::new(*source), u64::from(BPF_NOEXIST)).is_err()
+        && let Some(known) = OPENINGS.get_ptr_mut(key)
+    {
+        // SAFETY: the value was just looked up; what several CPUs may write to it at once is one word, and the same.
+        unsafe { (*known).begin_again(source) };
+    }
+}
+
+/// Where limits lie in their table.
+#[inline(always)]
+pub fn limits_index(slot: Slot, id: LimitsId) -> u32 {
+    slot.index() * LimitsId::COUNT + u32::from(id.get())
 }
 
 #[inline(always)]
@@ -143,6 +154,7 @@ fn metered(meter: *mut Meter) -> MeterState<MapWord> {
             packets: MapWord::new(addr_of_mut!((*meter).packets)),
             bytes: MapWord::new(addr_of_mut!((*meter).bytes)),
             connections: MapWord::new(addr_of_mut!((*meter).connections)),
+            suspected_until: MapWord::new(addr_of_mut!((*meter).suspected_until)),
         }
     }
 }

@@ -2,15 +2,17 @@
 
 use core::ffi::c_void;
 
-use aya_ebpf::bindings::{BPF_ANY, BPF_NOEXIST};
+use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
-use guard_common::Address;
-use guard_common::abi::{Correction, Flow, FlowKey, Home, Lost, Offence, OffenceKind, SourceKey, Tracked};
+use guard_common::abi::{
+    Correction, FlowKey, Home, Lost, Offence, OffenceKind, OpenCount, OpeningKey, Surplus, Tracked,
+};
 use guard_common::drops::Notes;
 use guard_common::gcra::Word;
 use guard_common::track::{self, Change};
+use guard_common::{Address, Tables};
 
-use crate::maps::{CONNECTIONS, FLOWS, HOME, SOCKETS, lose};
+use crate::maps::{CONNECTIONS, FLOWS, HOME, OPENINGS, SOCKETS, SURPLUS, Sums, lose};
 use crate::notes::{Noted, thresholds};
 use crate::now;
 use crate::tables::Maps;
@@ -67,9 +69,17 @@ impl Socket {
     /// The inode of its network namespace.
     #[inline(always)]
     fn namespace(self, home: &Home) -> Option<u32> {
-        let inode = self.read::<*const u8>(offset::NET).wrapping_add(home.offset as usize);
+        let inode = self.read::<*const u8>(offset::NET).wrapping_add(home.inode_at as usize);
         // SAFETY: the helper checks the address.
         unsafe { bpf_probe_read_kernel(inode.cast::<u32>()) }.ok()
+    }
+
+    /// The number of the next byte that is expected from the client.
+    #[inline(always)]
+    fn next(self, home: &Home) -> Option<u32> {
+        let next = self.0.wrapping_add(home.next_at as usize);
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(next.cast::<u32>()) }.ok()
     }
 
     /// IPv4 addresses that an IPv6 socket has are in mapped form in it, as in [`Address`].
@@ -105,24 +115,40 @@ fn opened(socket: Socket) {
     }
     let (Some(client), Some(home)) = (socket.client(), HOME.get(0)) else { return };
     let port = u16::from_be(socket.read::<u16>(offset::DPORT));
-    let flow = FlowKey::new(client, port);
-    let namespace = socket.namespace(home);
+    // What the client has sent until now is one SYN, which has a number, too.
+    let Some(next) = socket.next(home) else { return };
+    let key = OpeningKey::new(client, port, next.wrapping_sub(1));
+    // It did not come through guard: over another interface, from a container.
+    // SAFETY: the value is copied; what another CPU may be writing to it is one word.
+    let Some(opening) = OPENINGS.get_ptr(&key).map(|opening| unsafe { *opening }) else { return };
+    let _ = OPENINGS.remove(key);
     let now = now();
-    let seen = Noted.flow(&flow).and_then(|flow| flow.source_of_established(now));
-    let source = match seen {
+    let namespace = socket.namespace(home);
+    let source = match opening.source() {
         Some(source) => source,
-        // Another interface, or another host: what lives in a namespace that is not reached through guard has nothing to do with it.
         None if namespace != Some(home.namespace) => return,
         None => match track::source(&Maps, client, socket.read::<u16>(offset::NUM), || now) {
             Some(source) => source,
             None => return,
         },
     };
+    let flow = FlowKey::new(client, port, source.service());
     let tracked = Tracked { source, flow, namespace: namespace.unwrap_or(0) };
-    let Some(count) = open(socket.cookie(), &tracked) else { return };
+    let cookie = socket.cookie();
+    let Some(count) = open(cookie, &tracked) else { return };
     let threshold = thresholds(now).connections;
     if threshold != 0 && count > threshold {
         Noted.offence(Offence::new(OffenceKind::Connections, source, count, now, now));
+    }
+    let most = track::most(&Maps, Maps.epoch().live(|| now), source.service(), client);
+    if most != 0 && count > most {
+        match SURPLUS.reserve(0) {
+            Some(mut entry) => {
+                entry.write(Surplus::new(cookie, most, source));
+                entry.submit(0);
+            }
+            None => lose(Lost::Surplus),
+        }
     }
 }
 
@@ -135,7 +161,7 @@ pub fn correct(correction: Correction) {
         }
         Correction::Close { cookie } => close(cookie),
         Correction::Add { source, amount } => {
-            add(&source, amount);
+            add(&CONNECTIONS, &source, amount);
         }
     }
 }
@@ -150,13 +176,14 @@ fn open(cookie: u64, tracked: &Tracked) -> Option<u64> {
         }
         return None;
     }
-    let _ = FLOWS.insert(tracked.flow, Flow::established(tracked.source), u64::from(BPF_ANY));
-    let count = add(&tracked.source, 1);
+    let count = add(&CONNECTIONS, &tracked.source, OpenCount::OPENED);
     if count.is_none() {
         lose(Lost::Connection);
         let _ = SOCKETS.remove(cookie);
+        return None;
     }
-    count
+    let _ = add(&FLOWS, &tracked.flow, 1);
+    count.map(|count| OpenCount::of_word(count).open())
 }
 
 /// Counts a connection no longer.
@@ -166,28 +193,32 @@ fn close(cookie: u64) {
     // SAFETY: the value was just looked up, and is never changed.
     let Tracked { source, flow, .. } = unsafe { *tracked };
     // Who removes it, counts.
-    if SOCKETS.remove(cookie).is_ok() {
+    if SOCKETS.remove(cookie).is_err() {
+        return;
+    }
+    add(&CONNECTIONS, &source, OpenCount::CLOSED);
+    // If the client opens another one with the same port at this very moment, that flow may be removed: then it is no evidence.
+    if add(&FLOWS, &flow, 1_u64.wrapping_neg()) == Some(0) {
         let _ = FLOWS.remove(flow);
-        add(&source, 1_u64.wrapping_neg());
     }
 }
 
-/// Adds to the count of a source. Returns what it is then; none if there is no room for the source.
+/// Adds to a word in a table. Returns what it is then; none if there is no room for it.
 ///
-/// The agent removes sources that have nothing open. It may do so between our look-up and our addition; then the sum is in a
-/// value that is not in the table any longer, or is another source's by now: it is taken back and made again. (If the addition comes
-/// first, the agent sees that it has removed a count that was not 0, and adds it again.)
+/// Words are removed that say that nothing is open: by the agent, or above. That may happen between our look-up and our addition; then the
+/// sum is in a value that is not in the table any longer, or is another key's by now: it is taken back and made again. (If the addition
+/// comes first, the agent sees that it has removed a count that was not 0, and adds it again.)
 #[inline(always)]
-fn add(source: &SourceKey, amount: u64) -> Option<u64> {
+fn add<K>(table: &Sums<K>, key: &K, amount: u64) -> Option<u64> {
     for _ in 0..ATTEMPTS {
-        let Some(count) = CONNECTIONS.get_ptr_mut(source) else {
-            let _ = CONNECTIONS.insert(source, 0, u64::from(BPF_NOEXIST));
+        let Some(count) = table.get_ptr_mut(key) else {
+            let _ = table.insert(key, 0, u64::from(BPF_NOEXIST));
             continue;
         };
         // SAFETY: the value was just looked up and stays readable for the run of the program; it is an aligned word.
         let word = unsafe { MapWord::new(count) };
         word.add(amount);
-        match CONNECTIONS.get_ptr_mut(source) {
+        match table.get_ptr_mut(key) {
             Some(again) if again == count => return Some(word.load()),
             _ => word.add(amount.wrapping_neg()),
         }

@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use guard_common::abi::{
-    Block, Counter, FlowKey, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey,
+    Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -92,6 +92,7 @@ impl Memory {
             packets: MemoryWord::new(meter.packets),
             bytes: MemoryWord::new(meter.bytes),
             connections: MemoryWord::new(meter.connections),
+            suspected_until: MemoryWord::new(meter.suspected_until),
         };
         *self.meters.get_mut() = meters.iter().map(|(source, meter)| (*source, shared(meter))).collect();
     }
@@ -102,6 +103,7 @@ impl Memory {
             packets: meter.packets.load(),
             bytes: meter.bytes.load(),
             connections: meter.connections.load(),
+            suspected_until: meter.suspected_until.load(),
         };
         self.meters.borrow().iter().map(|(source, meter)| (*source, plain(meter))).collect()
     }
@@ -155,7 +157,7 @@ impl Tables for Memory {
     }
 
     /// Sockets are what counts connections; there are none here.
-    fn note_opening(&self, _: &FlowKey, _: &SourceKey, _: u64) {}
+    fn note_opening(&self, _: &Headers, _: &SourceKey) {}
 }
 
 /// A word of state, shared by those who look it up.

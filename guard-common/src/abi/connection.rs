@@ -1,103 +1,159 @@
 //! Connections: what the packet path notes of them, and what the tracker counts.
 
-use super::SourceKey;
+use super::{ServiceId, SourceKey};
 use crate::packet::read;
 use crate::{Address, Packet};
 
-/// The client's end of a TCP connection. Translation on this host (a published port) changes the other end only.
+/// A TCP connection of a client to a service, as far as packets tell it. Translation on this host (a published port) changes neither.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct FlowKey {
     address: [u8; 16],
     port: [u8; 2],
-    padding: [u8; 2],
+    service: u8,
+    padding: u8,
 }
 
 impl FlowKey {
     #[inline(always)]
-    pub const fn new(address: Address, port: u16) -> Self {
-        Self { address: address.to_bytes(), port: port.to_be_bytes(), padding: [0; 2] }
+    pub const fn new(address: Address, port: u16, service: ServiceId) -> Self {
+        Self { address: address.to_bytes(), port: port.to_be_bytes(), service: service.get(), padding: 0 }
     }
 
     pub const fn address(&self) -> Address {
         Address::v6(self.address)
     }
 
-    pub const fn port(&self) -> u16 {
-        u16::from_be_bytes(self.port)
-    }
-
     #[inline(always)]
     fn from_bytes(bytes: [u8; 20]) -> Self {
-        let [address @ .., p0, p1, _, _] = bytes;
-        Self { address, port: [p0, p1], padding: [0; 2] }
+        let [address @ .., p0, p1, service, _] = bytes;
+        Self { address, port: [p0, p1], service, padding: 0 }
     }
 
     fn to_bytes(self) -> [u8; 20] {
         let mut bytes = [0; 20];
         bytes.split_at_mut(16).0.copy_from_slice(&self.address);
-        bytes[16] = self.port[0];
-        bytes[17] = self.port[1];
+        bytes[16..].copy_from_slice(&[self.port[0], self.port[1], self.service, 0]);
         bytes
     }
 }
 
-/// What is known of a flow.
+/// A handshake that a client begins: its end of the connection, and where it begins to count bytes. Only the client and the server know that
+/// number, so a SYN that somebody else sends in its name is another handshake.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C, align(4))]
+pub struct OpeningKey {
+    address: [u8; 16],
+    sequence: [u8; 4],
+    port: [u8; 2],
+    padding: [u8; 2],
+}
+
+impl OpeningKey {
+    #[inline(always)]
+    pub const fn new(address: Address, port: u16, sequence: u32) -> Self {
+        Self {
+            address: address.to_bytes(),
+            sequence: sequence.to_be_bytes(),
+            port: port.to_be_bytes(),
+            padding: [0; 2],
+        }
+    }
+}
+
+/// What a handshake is counted under once it is finished.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
-pub struct Flow {
-    /// When its last SYN was let through, in nanoseconds of the monotonic clock.
-    opened: u64,
-    /// What it is counted under.
+pub struct Opening {
     source: SourceKey,
-    state: u32,
+    /// Not 0: the same client has begun it at several services. No stack does that, so it wants to be counted at the wrong one.
+    ambiguous: u32,
 }
 
-impl Flow {
-    const OPENING: u32 = 0;
-    const ESTABLISHED: u32 = 1;
-    /// A handshake takes no longer: Linux gives up its SYN-ACK after 63 s.
-    const LONGEST_HANDSHAKE: u64 = 64_000_000_000;
-
+impl Opening {
     #[inline(always)]
-    pub const fn opening(source: SourceKey, now: u64) -> Self {
-        Self { opened: now, source, state: Self::OPENING }
+    pub const fn new(source: SourceKey) -> Self {
+        Self { source, ambiguous: 0 }
     }
 
+    /// The same client begins it at `source`, too.
     #[inline(always)]
-    pub const fn established(source: SourceKey) -> Self {
-        Self { opened: 0, source, state: Self::ESTABLISHED }
-    }
-
-    /// Whether both ends have agreed: what comes from it was not made by somebody who only knows the address.
-    #[inline(always)]
-    pub const fn is_established(&self) -> bool {
-        self.state == Self::ESTABLISHED
-    }
-
-    /// What a connection that is established at `now` belongs to: nothing, if the SYN is too old to be its own.
-    #[inline(always)]
-    pub const fn source_of_established(&self, now: u64) -> Option<SourceKey> {
-        if self.is_established() || now.wrapping_sub(self.opened) > Self::LONGEST_HANDSHAKE {
-            return None;
+    pub fn begin_again(&mut self, source: &SourceKey) {
+        if self.source != *source {
+            self.ambiguous = 1;
         }
-        Some(self.source)
     }
 
+    /// None if that cannot be told.
     #[inline(always)]
-    pub const fn source(&self) -> &SourceKey {
-        &self.source
+    pub const fn source(&self) -> Option<SourceKey> {
+        if self.ambiguous == 0 { Some(self.source) } else { None }
     }
 }
 
-/// Which network namespace is the host's, and how it is told.
+/// How many connections a source has open, and how many it has ever opened: two numbers in one word, so that whoever reads it twice knows
+/// whether anything happened in between.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct OpenCount(u64);
+
+impl OpenCount {
+    /// What a connection that opens adds to the word.
+    pub const OPENED: u64 = 1 << 32 | 1;
+    /// What one that ends adds.
+    pub const CLOSED: u64 = 1_u64.wrapping_neg();
+
+    /// As if `open` were opened before.
+    pub const fn new(open: u32) -> Self {
+        Self((open as u64) << 32 | open as u64)
+    }
+
+    #[inline(always)]
+    pub const fn of_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    /// How many are open. A count that went wrong, below nothing, is nothing: nobody is refused for it.
+    #[inline(always)]
+    pub const fn open(self) -> u64 {
+        let open = self.0 as u32;
+        if open > i32::MAX as u32 { 0 } else { open as u64 }
+    }
+
+    /// By how much the number that is counted as open is more than `number`.
+    pub const fn exceeds(self, number: u32) -> i64 {
+        (self.0 as u32).wrapping_sub(number).cast_signed() as i64
+    }
+}
+
+/// What the programs must know of the host and its kernel.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Home {
-    /// The inode of the namespace that guard's interfaces are in.
+    /// The inode of the network namespace that guard's interfaces are in.
     pub namespace: u32,
     /// Where that number lies in the kernel's `struct net`.
-    pub offset: u32,
+    pub inode_at: u32,
+    /// Where the number of the next byte that is expected lies in its `struct tcp_sock`.
+    pub next_at: u32,
+}
+
+/// A connection that its source had no right to any longer when it was opened: its handshake was under way when the last free place went.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
+#[repr(C)]
+pub struct Surplus {
+    pub cookie: u64,
+    /// How many its source may have.
+    pub most: u64,
+    pub source: SourceKey,
+    padding: [u8; 4],
+}
+
+impl Surplus {
+    #[inline(always)]
+    pub const fn new(cookie: u64, most: u64, source: SourceKey) -> Self {
+        Self { cookie, most, source, padding: [0; 4] }
+    }
 }
 
 /// A connection that is counted.
@@ -118,7 +174,7 @@ pub enum Correction {
     Open { cookie: u64, tracked: Tracked },
     /// A socket is counted that is not there.
     Close { cookie: u64 },
-    /// The count of a source is wrong by so many, in two's complement.
+    /// So many are to be added to the count of a source, in two's complement.
     Add { source: SourceKey, amount: u64 },
 }
 
@@ -170,7 +226,7 @@ mod tests {
     fn corrections_arrive_as_they_were_sent() {
         let address = Address::v4([10, 1, 2, 3]);
         let source = SourceKey::new(ServiceId::new(7), &Service::new(false, 32, 64), address);
-        let tracked = Tracked { source, flow: FlowKey::new(address, 40_000), namespace: 9 };
+        let tracked = Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(7)), namespace: 9 };
         let corrections = [
             Correction::Open { cookie: u64::MAX, tracked },
             Correction::Close { cookie: 5 },
@@ -185,12 +241,30 @@ mod tests {
     }
 
     #[test]
-    fn an_old_syn_is_not_that_of_a_new_connection() {
+    fn a_handshake_at_two_services_belongs_to_neither() {
         let address = Address::v4([10, 1, 2, 3]);
-        let source = SourceKey::new(ServiceId::new(7), &Service::new(false, 32, 64), address);
-        let flow = Flow::opening(source, 1_000);
-        assert_eq!(flow.source_of_established(1_000 + 64_000_000_000), Some(source));
-        assert_eq!(flow.source_of_established(1_001 + 64_000_000_000), None);
-        assert_eq!(Flow::established(source).source_of_established(0), None);
+        let source = |service| SourceKey::new(ServiceId::new(service), &Service::new(false, 32, 64), address);
+        let mut opening = Opening::new(source(7));
+        opening.begin_again(&source(7));
+        assert_eq!(opening.source(), Some(source(7)), "a SYN that is sent again");
+        opening.begin_again(&source(8));
+        opening.begin_again(&source(7));
+        assert_eq!(opening.source(), None);
+    }
+
+    #[test]
+    fn a_count_tells_what_is_open_and_that_something_happened() {
+        let add = |count: OpenCount, amount: u64| OpenCount::of_word(count.0.wrapping_add(amount));
+        let two = add(add(OpenCount::default(), OpenCount::OPENED), OpenCount::OPENED);
+        assert_eq!((two.open(), two), (2, OpenCount::new(2)));
+        let one = add(two, OpenCount::CLOSED);
+        assert_eq!(one.open(), 1);
+        let again = add(one, OpenCount::OPENED);
+        assert_eq!(again.open(), 2);
+        assert_ne!(again, two, "one has come and gone");
+        assert_eq!((again.exceeds(0), again.exceeds(2), again.exceeds(5)), (2, 0, -3));
+        let below = add(OpenCount::default(), OpenCount::CLOSED);
+        assert_eq!((below.open(), below.exceeds(0)), (0, -1));
+        assert_eq!(add(below, OpenCount::OPENED).open(), 0, "and it comes right by itself");
     }
 }

@@ -24,17 +24,20 @@ pub struct Evidence {
     pub since: u64,
     /// Packets of its established connections that no rule allows.
     pub refused: u64,
-    /// Packets of its established connections over its limits.
+    /// Packets of its established connections over its limits, had it sent nothing else.
     pub limited: u64,
-    /// Packets over its limits that belong to no connection of it: anybody may have sent them.
+    /// Packets that belong to no connection of it: anybody may have sent them.
     pub unproven: u64,
+    /// A limiter of its own for the packets of its established connections: theoretical arrival times, see [`crate::gcra`].
+    pub packets: u64,
+    pub bytes: u64,
     /// Not 0 once the agent was told.
     pub reported: u64,
 }
 
 /// What samples are taken of, each for itself.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct SampleKey {
     address: [u8; 16],
     service: u8,
@@ -157,10 +160,12 @@ pub enum Lost {
     Offence = 1,
     /// A connection that is not counted: its table is full.
     Connection = 2,
+    /// A connection too many, which stays open: as with samples.
+    Surplus = 3,
 }
 
 impl Lost {
-    pub const ALL: [Self; 3] = [Self::Sample, Self::Offence, Self::Connection];
+    pub const ALL: [Self; 4] = [Self::Sample, Self::Offence, Self::Connection, Self::Surplus];
     /// How many counters there are.
     pub const COUNT: u32 = 4;
 }

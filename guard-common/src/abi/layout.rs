@@ -4,8 +4,8 @@ use super::*;
 use core::mem::{align_of, offset_of, size_of};
 
 #[test]
-fn layouts_are_those_of_version_3() {
-    assert_eq!(VERSION, 3);
+fn layouts_are_those_of_version_4() {
+    assert_eq!(VERSION, 4);
     let sizes = [
         ("Policy", size_of::<Policy>(), 40),
         ("Service", size_of::<Service>(), 24),
@@ -14,16 +14,19 @@ fn layouts_are_those_of_version_3() {
         ("RuleKeyV4", size_of::<RuleKeyV4>(), 8),
         ("RuleKeyV6", size_of::<RuleKeyV6>(), 20),
         ("SourceKey", size_of::<SourceKey>(), 20),
-        ("Meter", size_of::<Meter>(), 24),
+        ("Meter", size_of::<Meter>(), 32),
         ("Block", size_of::<Block>(), 24),
         ("Counter", size_of::<Counter>(), 16),
         ("PortWord", size_of::<PortWord>(), 8),
         ("FlowKey", size_of::<FlowKey>(), 20),
-        ("Flow", size_of::<Flow>(), 32),
-        ("Home", size_of::<Home>(), 8),
+        ("OpeningKey", size_of::<OpeningKey>(), 24),
+        ("Opening", size_of::<Opening>(), 24),
+        ("OpenCount", size_of::<OpenCount>(), 8),
+        ("Home", size_of::<Home>(), 12),
+        ("Surplus", size_of::<Surplus>(), 40),
         ("Tracked", size_of::<Tracked>(), 44),
         ("Budget", size_of::<Budget>(), 24),
-        ("Evidence", size_of::<Evidence>(), 40),
+        ("Evidence", size_of::<Evidence>(), 56),
         ("SampleKey", size_of::<SampleKey>(), 20),
         ("Sampled", size_of::<Sampled>(), 16),
         ("Sample", size_of::<Sample>(), 48),
@@ -55,6 +58,9 @@ fn layouts_are_those_of_version_3() {
         ("Limits.max_connections", offset_of!(Limits, max_connections), 48),
         ("Meter.bytes", offset_of!(Meter, bytes), 8),
         ("Meter.connections", offset_of!(Meter, connections), 16),
+        ("Meter.suspected_until", offset_of!(Meter, suspected_until), 24),
+        ("Evidence.bytes", offset_of!(Evidence, bytes), 40),
+        ("Surplus.source", offset_of!(Surplus, source), 16),
         ("Block.services_until", offset_of!(Block, services_until), 8),
         ("Block.dropped", offset_of!(Block, dropped), 16),
         ("Counter.bytes", offset_of!(Counter, bytes), 8),

@@ -14,7 +14,7 @@ mod state;
 mod traffic;
 mod watch;
 
-pub use connection::{Correction, Flow, FlowKey, Home, Tracked};
+pub use connection::{Correction, FlowKey, Home, OpenCount, Opening, OpeningKey, Surplus, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
 pub use ids::{LimitsId, ServiceId};
 pub use policy::{
@@ -25,7 +25,7 @@ pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 3;
+pub const VERSION: u32 = 4;
 
 #[cfg(test)]
 mod layout;

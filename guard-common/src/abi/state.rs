@@ -6,7 +6,7 @@ use crate::Address;
 
 /// Data part of a key of the IPv4 rules: the service, then the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct RuleKeyV4 {
     service: [u8; 4],
     address: [u8; 4],
@@ -14,7 +14,7 @@ pub struct RuleKeyV4 {
 
 /// Data part of a key of the IPv6 rules: the service, then the address.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct RuleKeyV6 {
     service: [u8; 4],
     address: [u8; 16],
@@ -39,7 +39,7 @@ impl RuleKeyV6 {
 
 /// A source at a service: the address cut to the prefix that counts as one source.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord)]
-#[repr(C)]
+#[repr(C, align(4))]
 pub struct SourceKey {
     address: [u8; 16],
     service: [u8; 4],
@@ -75,13 +75,15 @@ impl SourceKey {
     }
 }
 
-/// The limiter's state of one source: theoretical arrival times, see [`crate::gcra`].
+/// The limiter's state of one source at a service: theoretical arrival times, see [`crate::gcra`].
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Meter {
     pub packets: u64,
     pub bytes: u64,
     pub connections: u64,
+    /// Until when all that it sends is weighed, in nanoseconds of the monotonic clock; 0: it is not. See [`crate::drops`].
+    pub suspected_until: u64,
 }
 
 /// A block of an address or a prefix. Times are nanoseconds of the monotonic clock: 0 is "not blocked",

@@ -3,13 +3,14 @@
 extern crate std;
 
 use core::cell::{Cell, RefCell};
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::rc::Rc;
 use std::vec::Vec;
 
 use super::*;
 use crate::Address;
 use crate::abi::{Service, ServiceId};
+use crate::gcra::Rate;
 
 const SECOND: u64 = 1_000_000_000;
 const THRESHOLDS: Thresholds = Thresholds { connections: 10, refused: 100, limited: 100 };
@@ -40,7 +41,8 @@ impl Word for Cells {
 
 #[derive(Default)]
 struct Memory {
-    flows: HashMap<FlowKey, Flow>,
+    flows: HashSet<FlowKey>,
+    suspicion: Cells,
     evidence: RefCell<HashMap<SourceKey, EvidenceState<Cells>>>,
     sampled: RefCell<HashMap<SampleKey, SampledState<Cells>>>,
     samples: RefCell<Vec<Sample>>,
@@ -50,8 +52,12 @@ struct Memory {
 impl Notes for Memory {
     type Word = Cells;
 
-    fn flow(&self, flow: &FlowKey) -> Option<Flow> {
-        self.flows.get(flow).copied()
+    fn is_established(&self, flow: &FlowKey) -> bool {
+        self.flows.contains(flow)
+    }
+
+    fn suspicion(&self, _: &SourceKey) -> Option<Cells> {
+        Some(self.suspicion.clone())
     }
 
     fn evidence(&self, source: &SourceKey) -> Option<EvidenceState<Cells>> {
@@ -77,7 +83,7 @@ fn source() -> SourceKey {
 
 /// Notes where the client has an established connection from [`PORT`].
 fn with_a_connection() -> Memory {
-    let flows = HashMap::from([(FlowKey::new(CLIENT, PORT), Flow::established(source()))]);
+    let flows = HashSet::from([FlowKey::new(CLIENT, PORT, ServiceId::new(1))]);
     Memory { flows, ..Memory::default() }
 }
 
@@ -95,28 +101,35 @@ fn drop(reason: Reason) -> Sample {
     }
 }
 
-/// Notes `count` drops, evenly from `from` to `to` nanoseconds.
-fn note_all(notes: &Memory, drop: &Sample, count: u64, from: u64, to: u64) {
+/// 100 packets at once, then 100 a second.
+fn limits() -> Limits {
+    Limits { packets: Rate::of_events(100, 100).unwrap(), ..Limits::default() }
+}
+
+fn note_at(notes: &Memory, packet: &Sample, now: u64) {
+    let (source, limits) = (source(), limits());
+    let accused = Accused { source: &source, thresholds: &THRESHOLDS, limits: Some(&limits) };
+    note(notes, packet, Some(&accused), now);
+}
+
+/// Notes `count` packets, evenly from `from` to `to` nanoseconds.
+fn note_all(notes: &Memory, packet: &Sample, count: u64, from: u64, to: u64) {
     for number in 0..count {
-        note(notes, drop, Some((source(), THRESHOLDS)), from + (to - from) * number / count);
+        note_at(notes, packet, from + (to - from) * number / count);
     }
 }
 
 #[test]
-fn packets_of_a_connection_are_evidence_and_reported_once_a_minute() {
-    for (reason, kind) in [
-        (Reason::PacketRate, OffenceKind::Limited),
-        (Reason::ByteRate, OffenceKind::Limited),
-        (Reason::NotAllowed, OffenceKind::Refused),
-        (Reason::Denied, OffenceKind::Refused),
-    ] {
+fn packets_of_a_connection_that_no_rule_allows_are_evidence_once_a_minute() {
+    for reason in [Reason::NotAllowed, Reason::Denied] {
         let notes = with_a_connection();
         note_all(&notes, &drop(reason), 99, SECOND, 20 * SECOND);
         assert!(notes.offences.borrow().is_empty(), "{reason:?}");
         note_all(&notes, &drop(reason), 500, 20 * SECOND, 21 * SECOND);
         let found = notes.offences.borrow().clone();
         let [offence] = found.as_slice() else { panic!("{reason:?}: {found:?}") };
-        assert_eq!((offence.kind(), offence.count, offence.since), (Some(kind), 100, SECOND), "{reason:?}");
+        let expected = (Some(OffenceKind::Refused), 100, SECOND);
+        assert_eq!((offence.kind(), offence.count, offence.since), expected, "{reason:?}");
         assert_eq!(offence.source, source());
         note_all(&notes, &drop(reason), 100, 70 * SECOND, 71 * SECOND);
         assert_eq!(notes.offences.borrow().len(), 2, "{reason:?}: in the next minute again");
@@ -124,38 +137,98 @@ fn packets_of_a_connection_are_evidence_and_reported_once_a_minute() {
 }
 
 #[test]
+fn a_source_whose_connections_alone_go_over_its_limits_is_reported_once_a_minute() {
+    let notes = with_a_connection();
+    let (over, within) = (drop(Reason::PacketRate), Sample { passed: 1, ..drop(Reason::Allowed) });
+    // Twice what it may, of which half passes: what is over that and the burst counts.
+    for second in 1..4 {
+        note_all(&notes, &over, 100, second * SECOND, (second + 1) * SECOND);
+        note_all(&notes, &within, 100, second * SECOND, (second + 1) * SECOND);
+    }
+    let found = notes.offences.borrow().clone();
+    let [offence] = found.as_slice() else { panic!("{found:?}") };
+    assert_eq!((offence.kind(), offence.count), (Some(OffenceKind::Limited), 100));
+    let limited = notes.evidence(&source()).unwrap().limited.load();
+    assert!((190..=210).contains(&limited), "600 were sent, 100 at once and 300 in 3 s are its right: {limited}");
+    note_all(&notes, &over, 400, 70 * SECOND, 71 * SECOND);
+    assert_eq!(notes.offences.borrow().len(), 2, "in the next minute again");
+}
+
+/// A forger takes all that a client has left; the client's own packets are dropped.
+#[test]
+fn a_client_that_keeps_its_limits_is_no_offender_however_many_are_dropped() {
+    for share_that_passes in [0, 1, 2] {
+        let notes = with_a_connection();
+        for number in 0..60_000_u64 {
+            let now = SECOND + number * SECOND / 99;
+            let passes = number % 2 < share_that_passes;
+            let reason = if passes { Reason::Allowed } else { Reason::PacketRate };
+            note_at(&notes, &Sample { passed: passes.into(), ..drop(reason) }, now);
+        }
+        assert!(notes.offences.borrow().is_empty(), "{share_that_passes}");
+    }
+}
+
+#[test]
+fn bytes_are_weighed_too() {
+    let notes = with_a_connection();
+    let (source, packet) = (source(), Sample { length: 1000, ..drop(Reason::ByteRate) });
+    let limits = Limits { bytes: Rate::of_bytes(10_000, 10_000).unwrap(), ..Limits::default() };
+    let accused = Accused { source: &source, thresholds: &THRESHOLDS, limits: Some(&limits) };
+    for number in 0..200 {
+        note(&notes, &packet, Some(&accused), SECOND + number * SECOND / 100);
+    }
+    let [limited, reported] = [notes.evidence(&source).unwrap().limited.load(), notes.offences.borrow().len() as u64];
+    assert!((165..=175).contains(&limited) && reported == 1, "200 of which 10 + 20 are its right: {limited}");
+}
+
+#[test]
+fn suspicion_ends() {
+    let notes = with_a_connection();
+    let within = Sample { passed: 1, ..drop(Reason::Allowed) };
+    note_at(&notes, &within, SECOND);
+    assert_eq!(notes.suspicion.load(), 0, "a packet within the limits makes no suspect");
+    note_at(&notes, &drop(Reason::PacketRate), 2 * SECOND);
+    assert_eq!(notes.suspicion.load(), 62 * SECOND);
+    note_at(&notes, &within, 60 * SECOND);
+    assert_eq!(notes.suspicion.load(), 62 * SECOND);
+    note_at(&notes, &drop(Reason::PacketRate), 61 * SECOND);
+    assert_eq!(notes.suspicion.load(), 121 * SECOND, "it goes on");
+    note_at(&notes, &within, 121 * SECOND);
+    assert_eq!(notes.suspicion.load(), 0);
+}
+
+#[test]
 fn a_minute_does_not_carry_over() {
     let notes = with_a_connection();
     for minute in 0..20 {
         let from = SECOND + minute * 61 * SECOND;
-        note_all(&notes, &drop(Reason::PacketRate), 99, from, from + 59 * SECOND);
+        note_all(&notes, &drop(Reason::NotAllowed), 99, from, from + 59 * SECOND);
     }
     assert!(notes.offences.borrow().is_empty());
 }
 
 #[test]
 fn what_anybody_can_forge_is_no_evidence() {
-    let established = drop(Reason::PacketRate);
+    let over = drop(Reason::PacketRate);
     let cases = [
-        ("another port of the client", Sample { source_port: PORT + 1, ..established }),
-        ("a SYN", Sample { flags: TcpFlags::SYN.0, ..established }),
-        ("UDP", Sample { protocol: 17, ..established }),
-        ("a rate of connections", Sample { reason: Reason::ConnectionRate as u8, ..established }),
-        ("too many connections", Sample { reason: Reason::MaxConnections as u8, ..established }),
-        ("a block", Sample { reason: Reason::Blocked as u8, ..established }),
-        ("a malformed packet", Sample { reason: Reason::Malformed as u8, ..established }),
-        ("monitor mode", Sample { passed: 1, ..established }),
-        ("another client", Sample { source: Address::v4([10, 1, 2, 4]).to_bytes(), ..established }),
+        ("another port of the client", Sample { source_port: PORT + 1, ..over }),
+        ("another service", Sample { service: 2, ..over }),
+        ("a SYN", Sample { flags: TcpFlags::SYN.0, ..over }),
+        ("UDP", Sample { protocol: 17, ..over }),
+        ("a rate of connections", Sample { reason: Reason::ConnectionRate as u8, ..over }),
+        ("too many connections", Sample { reason: Reason::MaxConnections as u8, ..over }),
+        ("a block", Sample { reason: Reason::Blocked as u8, ..over }),
+        ("a malformed packet", Sample { reason: Reason::Malformed as u8, ..over }),
+        ("monitor mode", Sample { passed: 1, ..over }),
+        ("another client", Sample { source: Address::v4([10, 1, 2, 4]).to_bytes(), ..over }),
     ];
     for (name, drop) in cases {
         let notes = with_a_connection();
         note_all(&notes, &drop, 10_000, SECOND, 30 * SECOND);
         assert!(notes.offences.borrow().is_empty(), "{name}");
+        assert_eq!(notes.suspicion.load(), 0, "{name}");
     }
-    let opening = HashMap::from([(FlowKey::new(CLIENT, PORT), Flow::opening(source(), SECOND))]);
-    let notes = Memory { flows: opening, ..Memory::default() };
-    note_all(&notes, &established, 10_000, SECOND, 30 * SECOND);
-    assert!(notes.offences.borrow().is_empty(), "a SYN alone opens no connection");
 }
 
 /// A forger who tries all ports hits those of the client's connections, too.
@@ -163,12 +236,11 @@ fn what_anybody_can_forge_is_no_evidence() {
 fn a_spray_over_all_ports_gets_nobody_blocked() {
     let notes = with_a_connection();
     let mut now = SECOND;
-    for round in 0..200 {
+    for round in 0..400 {
         for port in (30_000..50_000).step_by(100) {
             now += 1000;
             let port = port + if port == PORT { 0 } else { round % 7 };
-            let sprayed = Sample { source_port: port, ..drop(Reason::PacketRate) };
-            note(&notes, &sprayed, Some((source(), THRESHOLDS)), now);
+            note_at(&notes, &Sample { source_port: port, ..drop(Reason::PacketRate) }, now);
         }
     }
     let evidence = notes.evidence(&source()).unwrap();

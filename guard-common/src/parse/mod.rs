@@ -50,6 +50,8 @@ pub struct Headers {
     pub source_port: u16,
     /// Destination port.
     pub port: u16,
+    /// Of TCP: the number of the first byte; of a SYN, where its client begins to count. Of UDP, what is in its place.
+    pub sequence: u32,
     /// The flags of TCP.
     pub flags: TcpFlags,
 }
@@ -88,7 +90,7 @@ pub enum Malformed {
     TooManyExtensionHeaders,
     /// An IPv6 extension header that goes past the packet.
     BadExtensionHeader,
-    /// A first fragment that ends before its ports, or a packet that ends within its TCP or UDP header.
+    /// A first fragment of less than 8 bytes, or a packet that ends within its TCP or UDP header.
     NoPorts,
 }
 

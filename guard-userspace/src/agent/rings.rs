@@ -5,11 +5,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
-use guard_common::abi::{Captured, Offence, Sample};
+use guard_common::abi::{Captured, Offence, Sample, Surplus};
 use tokio::io::unix::AsyncFd;
-use tokio::sync::watch;
+use tokio::sync::watch::Receiver;
 use tokio::time::sleep;
-use tracing::warn;
+use tracing::error;
 
 use super::Engine;
 use crate::datapath::{Ring, Rings};
@@ -18,37 +18,39 @@ use crate::datapath::{Ring, Rings};
 const BATCH: usize = 1024;
 /// Samples come by the thousand in a flood; nobody reads faster than this.
 const BETWEEN_SAMPLES: Duration = Duration::from_millis(50);
+/// Handshakes that run together are ended together: to list the sockets takes longer than to end one.
+const BETWEEN_SURPLUS: Duration = Duration::from_millis(10);
 /// The ring has room for what comes in a third of a second of a flood, on two CPUs.
 const BETWEEN_FRAMES: Duration = Duration::from_millis(10);
 
 /// Reads until `stopped`.
-pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: watch::Receiver<bool>) {
-    let Rings { samples, offences, captures } = rings;
-    let samples = handle(
-        samples,
-        Arc::clone(&engine),
-        BETWEEN_SAMPLES,
-        stopped.clone(),
-        |engine, batch: Vec<Sample>| {
-            engine.take_samples(&batch);
-        },
-    );
-    let offences = handle(
-        offences,
-        Arc::clone(&engine),
-        Duration::ZERO,
-        stopped.clone(),
-        |engine, batch: Vec<Offence>| {
-            engine.take_offences(&batch);
-        },
-    );
-    let captures = handle(captures, engine, BETWEEN_FRAMES, stopped, |engine, batch: Vec<Captured>| {
+pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: Receiver<bool>) {
+    let Rings { samples, offences, surplus, captures } = rings;
+    let (of, until) = (|| Arc::clone(&engine), || stopped.clone());
+    let samples = handle(samples, of(), BETWEEN_SAMPLES, until(), |engine, batch: Vec<Sample>| {
+        engine.take_samples(&batch);
+    });
+    let offences = handle(offences, of(), Duration::ZERO, until(), |engine, batch: Vec<Offence>| {
+        engine.take_offences(&batch);
+    });
+    let surplus = handle(surplus, of(), BETWEEN_SURPLUS, until(), |engine, batch: Vec<Surplus>| {
+        engine.take_surplus(&batch);
+    });
+    let captures = handle(captures, of(), BETWEEN_FRAMES, until(), |engine, batch: Vec<Captured>| {
         engine.take_captures(&batch);
     });
-    for result in <[_; 3]>::from(tokio::join!(samples, offences, captures)) {
-        if let Err(error) = result {
-            warn!("what the kernel tells is not read any longer: {error:#}");
-        }
+    tokio::join!(
+        watch(&engine, "dropped packets", samples),
+        watch(&engine, "sources over a threshold", offences),
+        watch(&engine, "connections too many", surplus),
+        watch(&engine, "captured frames", captures),
+    );
+}
+
+/// Waits for a reader, which should not fail.
+async fn watch(engine: &Engine, of: &str, reader: impl Future<Output = Result<()>>) {
+    if let Err(error) = reader.await {
+        engine.note_problem(format!("what the kernel tells of {of} is not read any longer: {error:#}"));
     }
 }
 
@@ -56,7 +58,7 @@ async fn handle<T: Send + 'static>(
     ring: Ring<T>,
     engine: Arc<Engine>,
     pause: Duration,
-    mut stopped: watch::Receiver<bool>,
+    mut stopped: Receiver<bool>,
     handle: fn(&Engine, Vec<T>),
 ) -> Result<()>
 where
@@ -78,7 +80,10 @@ where
             continue;
         }
         let engine = Arc::clone(&engine);
-        tokio::task::spawn_blocking(move || handle(&engine, batch)).await.context("the work on it failed")?;
+        // What failed on one batch need not fail on the next.
+        if let Err(error) = tokio::task::spawn_blocking(move || handle(&engine, batch)).await {
+            error!("the agent has failed on what the kernel told: {error}");
+        }
         sleep(pause).await;
     }
 }

@@ -133,7 +133,7 @@ impl Status {
     pub fn of_pins(pins: &Pins) -> Result<Self, Error> {
         let maps = Maps::open(pins)?;
         let mut status = of_maps(&maps)?;
-        status.connections = of_connections(&maps, &connections::totals(&maps.connections()?))?;
+        status.connections = of_connections(&maps, &connections::totals(maps.connections()?))?;
         let pinned = pins.pinned_links()?.into_iter().map(|(index, mode, _)| InterfaceStatus {
             name: interface_name(index),
             index,
@@ -169,7 +169,7 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
         revision: env!("GUARD_REVISION").into(),
         policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
         lost: LostStatus {
-            events: maps.lost(Lost::Sample)? + maps.lost(Lost::Offence)?,
+            events: maps.lost(Lost::Sample)? + maps.lost(Lost::Offence)? + maps.lost(Lost::Surplus)?,
             connections: maps.lost(Lost::Connection)?,
         },
         maps: maps.fill()?.into_iter().map(map).collect(),

@@ -61,6 +61,8 @@ pub enum Exemption {
     Wide { widest: u8 },
     /// It is blocked, and for long enough.
     Blocked,
+    /// Somebody has let it in with these connections.
+    Pardoned,
 }
 
 /// Decides on an offence. `now` and the times of the memory are milliseconds of one clock.
@@ -134,6 +136,7 @@ impl fmt::Display for Exemption {
             Self::Protected { hit, why } => write!(f, "{hit} is {why}"),
             Self::Wide { widest } => write!(f, "one source is wider than /{widest}"),
             Self::Blocked => write!(f, "it is blocked already"),
+            Self::Pardoned => write!(f, "it was unblocked with these connections"),
         }
     }
 }

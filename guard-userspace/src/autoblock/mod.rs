@@ -14,13 +14,16 @@
 //! | `decide` | the decision |
 //! | `evidence` | what a block goes by, as figures and in words |
 //! | `memory` | who was blocked how often |
+//! | `pardons` | who was let in with what it has |
 
 mod decide;
 mod evidence;
 mod memory;
+mod pardons;
 #[cfg(test)]
 mod tests;
 
 pub use decide::{Automatic, Decision, Exemption, InForce, Rules, decide};
 pub use evidence::{Evidence, Kind, Offence};
 pub use memory::{Memory, Offender};
+pub use pardons::Pardons;

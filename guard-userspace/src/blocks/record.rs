@@ -147,7 +147,8 @@ impl Record {
     /// When the file cannot be read.
     pub(super) fn events(&mut self, query: &EventQuery) -> Result<Vec<Event>, LedgerError> {
         let mut events = self.with(|ledger| ledger.events(query))?;
-        let missed = self.missed.iter().flat_map(|missed| &missed.events);
+        // They have no numbers yet: who asks for what came after one sees them once they are written.
+        let missed = self.missed.iter().filter(|_| query.after.is_none()).flat_map(|missed| &missed.events);
         events
             .extend(missed.filter(|event| query.source.is_none_or(|source| event.concerns(source))).cloned());
         events.drain(..events.len() - query.last.unwrap_or(usize::MAX).min(events.len()));

@@ -14,7 +14,9 @@ use super::nested::Ends;
 use super::record::Record;
 use super::told::Told;
 use super::{Block, BlockCounts, Clock, End, Origin, Scope, notes};
-use crate::autoblock::{self, Automatic, Decision, InForce, Memory, Offence, Rules};
+use crate::autoblock::{
+    self, Automatic, Decision, Exemption, InForce, Kind, Memory, Offence, Pardons, Rules,
+};
 use crate::datapath::{Error, Maps, monotonic_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
 
@@ -24,6 +26,7 @@ pub struct Register {
     told: Told,
     record: Record,
     memory: Memory,
+    pardons: Pardons,
     /// Blocks that were added since this was opened.
     added: BlockCounts,
 }
@@ -69,6 +72,7 @@ impl Register {
             told: Told::default(),
             record: Record::new(path),
             memory: Memory::default(),
+            pardons: Pardons::default(),
             added: BlockCounts::default(),
         };
         if let Err(error) = register.reconcile(maps, &Clock::now())? {
@@ -111,6 +115,11 @@ impl Register {
         };
         let in_force = InForce { host: left(ends.host), services: left(ends.services) };
         let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
+        let is_pardoned =
+            offence.kind == Kind::Connections && self.pardons.cover(&offence.source, offence.count);
+        if is_pardoned && matches!(decision, Decision::Block(_)) {
+            return Ok((Decision::Exempt(Exemption::Pardoned), None));
+        }
         let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
         let blocks = [automatic_block(automatic, &clock, at)];
         let added = self.told.block(maps, &self::ends(blocks.iter().map(Block::end), &clock))?;
@@ -123,7 +132,13 @@ impl Register {
         Ok((decision, Some(Blocked { added, already: 1 - added, not_recorded })))
     }
 
-    /// Ends the blocks of these networks. A source that was blocked automatically is let in, and remembered.
+    /// Whom a look has found with too many connections: others are not pardoned any longer.
+    pub fn keep_pardons(&mut self, offenders: &HashSet<IpNet>) {
+        self.pardons.keep(offenders);
+    }
+
+    /// Ends the blocks of these networks. A source that was blocked automatically is let in, and remembered; what it has open then is no
+    /// offence.
     ///
     /// # Errors
     /// When the only one was not blocked, or the kernel refuses; nothing has changed then.
@@ -135,6 +150,7 @@ impl Register {
         }
         let unblocked = ended.len();
         let offenders = self.memory.let_in(&ended, (monotonic_now() / 1_000_000).cast_signed());
+        self.pardons.grant(offenders.keys());
         let events = notes::unblocked(ended.iter().copied().collect(), by).into_iter().collect();
         let not_recorded = self.write(Change { removed: ended, events, offenders, ..Change::new(clock) });
         Ok(Unblocked { unblocked, not_recorded })

@@ -158,9 +158,9 @@ impl Told {
         let (mut count, mut host) = (self.addresses, self.host_addresses);
         for (net, ends) in &addresses {
             let known = present.get(net);
-            count = count + usize::from(ends.is_some()) - usize::from(known.is_some());
-            host = host + usize::from(ends.is_some_and(|ends| ends.host != 0))
-                - usize::from(known.is_some_and(|known| known.host_until != 0));
+            count = (count + usize::from(ends.is_some())).saturating_sub(usize::from(known.is_some()));
+            host = (host + usize::from(ends.is_some_and(|ends| ends.host != 0)))
+                .saturating_sub(usize::from(known.is_some_and(|known| known.host_until != 0)));
         }
         let mut changes = addresses;
         changes.extend(self.nested.set(prefixes));

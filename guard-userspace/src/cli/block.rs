@@ -7,10 +7,11 @@ use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::Global;
+use super::agentless::Agentless;
 use super::caller::login_address;
 use super::output::{print, print_json};
 use crate::agent;
-use crate::blocks::{Blocked, Register, Scope, list};
+use crate::blocks::{Blocked, Scope, list};
 use crate::config::parse_prefix;
 use crate::control::{BlockAnswer, BlockRequest, ClientError, path};
 use crate::datapath::Maps;
@@ -139,12 +140,12 @@ pub(super) fn myself() -> String {
 }
 
 fn without_agent(global: &Global, request: &BlockRequest) -> Result<BlockAnswer> {
-    let mut maps = Maps::open(&global.pins())?;
+    let mut guard = Agentless::open(global)?;
     // What the policy trusts, only the agent knows; the program lets it through to guarded ports all the same.
     agent::check_blocks(request, Vec::new())?;
-    let mut register = Register::open(global.state.clone(), &mut maps)?;
-    let blocked = register.block(&mut maps, agent::blocks_of(request, &myself()))?;
-    let killed = request.kill.then(|| kill(&maps, request)).transpose();
+    let mut register = guard.register(global)?;
+    let blocked = register.block(&mut guard.maps, agent::blocks_of(request, &myself()))?;
+    let killed = request.kill.then(|| kill(&guard.maps, request)).transpose();
     let (killed, not_killed) =
         killed.map_or_else(|why| (None, Some(format!("{why:#}"))), |killed| (killed, None));
     Ok(BlockAnswer { blocked, killed, not_killed })
@@ -155,7 +156,7 @@ fn kill(maps: &Maps, request: &BlockRequest) -> Result<usize> {
         Scope::Host => None,
         Scope::Services => Some(maps.guarded_tcp_ports()?),
     };
-    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref(), &|client| maps.has_seen(client))?;
+    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref(), &maps.came_through())?;
     match killed.failed.first() {
         Some(first) => bail!("{}: {}", first.connection.client, first.reason),
         None => Ok(killed.sockets),

@@ -5,10 +5,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
+use super::agentless::Agentless;
 use super::output::{print, print_json, table};
-use crate::blocks::{Register, now};
+use crate::blocks::now;
 use crate::control::{BlockStatus, ClientError, path};
-use crate::datapath::Maps;
 
 /// List what is blocked: by whom, why, until when, and what it has dropped
 #[derive(Args, Debug)]
@@ -70,7 +70,6 @@ pub(super) fn time(millis: u64) -> String {
 }
 
 fn without_agent(global: &Global) -> Result<Vec<BlockStatus>> {
-    let mut maps = Maps::open(&global.pins())?;
-    let mut register = Register::open(global.state.clone(), &mut maps)?;
-    Ok(register.list(&maps)?.into_iter().map(BlockStatus::from).collect())
+    let mut guard = Agentless::open(global)?;
+    Ok(guard.register(global)?.list(&guard.maps)?.into_iter().map(BlockStatus::from).collect())
 }

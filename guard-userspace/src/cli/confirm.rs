@@ -5,9 +5,9 @@ use clap::Args;
 use serde_json::{Value, json};
 
 use super::Global;
+use super::agentless::Agentless;
 use super::output::{print, print_json};
 use crate::control::{ClientError, path};
-use crate::datapath::Maps;
 
 /// Keep the policy that was applied with --confirm
 #[derive(Args, Debug)]
@@ -37,11 +37,11 @@ impl Confirm {
 }
 
 fn without_agent(global: &Global) -> Result<u64> {
-    let mut maps = Maps::open(&global.pins())?;
-    if !maps.confirm()? {
+    let mut guard = Agentless::open(global)?;
+    if !guard.maps.confirm()? {
         let message =
             "no policy waits for a confirmation: none was applied with --confirm, or its time is over";
         return Err(ClientError::NotFound(message.into()).into());
     }
-    Ok(maps.live()?.generation)
+    Ok(guard.maps.live()?.generation)
 }

@@ -7,11 +7,10 @@ use clap::{Args, ValueEnum};
 use guard_common::parse::Protocol;
 
 use super::Global;
+use super::agentless::Agentless;
 use super::output::{print, print_json};
 use crate::agent;
-use crate::blocks::Register;
 use crate::control::{BlockStatus, ClientError, path};
-use crate::datapath::Maps;
 use crate::explain::{Background, Explanation};
 
 /// Show what a packet from an address would get now, and each step that leads to it
@@ -73,10 +72,10 @@ impl Explain {
 
 /// Nobody knows from which file the live policy is, so its lines are not named.
 fn without_agent(global: &Global, ask: &agent::ExplainQuery) -> Result<Vec<Explanation>> {
-    let mut maps = Maps::open(&global.pins())?;
-    let blocks = Register::open(global.state.clone(), &mut maps)?.around(&maps, ask.source)?;
+    let mut guard = Agentless::open(global)?;
+    let blocks = guard.register(global)?.around(&guard.maps, ask.source)?;
     let blocks = blocks.into_iter().map(BlockStatus::from).collect();
-    Ok(agent::explain(&maps, ask, &Background { blocks, ..Background::default() })?)
+    Ok(agent::explain(&guard.maps, ask, &Background { blocks, ..Background::default() })?)
 }
 
 fn render(explanations: &[Explanation]) -> String {

@@ -1,5 +1,6 @@
 //! The command line: one file a verb. Only this module prints.
 
+mod agentless;
 mod apply;
 mod block;
 mod blocks;

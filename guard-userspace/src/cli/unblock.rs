@@ -5,11 +5,11 @@ use clap::Args;
 use ipnet::IpNet;
 
 use super::Global;
+use super::agentless::Agentless;
 use super::block::{myself, nets};
 use super::output::{print, print_json};
-use crate::blocks::{Register, RegisterError, Unblocked};
+use crate::blocks::{RegisterError, Unblocked};
 use crate::control::{ClientError, UnblockRequest, path};
-use crate::datapath::Maps;
 
 /// End the block of an address or a prefix
 #[derive(Args, Debug)]
@@ -53,9 +53,8 @@ impl Unblock {
 }
 
 fn without_agent(global: &Global, nets: &[IpNet]) -> Result<Unblocked> {
-    let mut maps = Maps::open(&global.pins())?;
-    let mut register = Register::open(global.state.clone(), &mut maps)?;
-    match register.unblock(&mut maps, nets, &myself()) {
+    let mut guard = Agentless::open(global)?;
+    match guard.register(global)?.unblock(&mut guard.maps, nets, &myself()) {
         Ok(answer) => Ok(answer),
         Err(error @ RegisterError::NotBlocked { .. }) => Err(ClientError::NotFound(error.to_string()).into()),
         Err(error) => Err(error.into()),

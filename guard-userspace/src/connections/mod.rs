@@ -39,7 +39,7 @@ pub struct Totals {
 }
 
 /// What each service has open; a service without connections is left out.
-pub fn totals<'a>(counts: impl IntoIterator<Item = &'a (SourceKey, u64)>) -> BTreeMap<ServiceId, Totals> {
+pub fn totals(counts: impl IntoIterator<Item = (SourceKey, u64)>) -> BTreeMap<ServiceId, Totals> {
     let mut by_service: BTreeMap<ServiceId, Totals> = BTreeMap::new();
     for (source, open) in counts.into_iter().filter(|(_, open)| *open != 0) {
         let of_service = by_service.entry(source.service()).or_default();
@@ -97,6 +97,6 @@ mod tests {
             (ServiceId::new(1), Totals { connections: 7, sources: 2 }),
             (ServiceId::new(2), Totals { connections: 1, sources: 1 }),
         ];
-        assert_eq!(totals(&counts), BTreeMap::from(expected));
+        assert_eq!(totals(counts), BTreeMap::from(expected));
     }
 }

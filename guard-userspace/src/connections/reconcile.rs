@@ -2,20 +2,22 @@
 //!
 //! Sockets and counts are read one after the other while connections come and go, so a difference means something only if it is
 //! there twice: in this round and in the one before. A difference of numbers, which may be the same by chance, also needs a source of which no
-//! connection came or went in between.
+//! connection came or went while they were read, and of which the same ones were there in the round before.
 
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-use guard_common::abi::{Correction, SourceKey, Tracked};
+use guard_common::abi::{Correction, OpenCount, SourceKey, Tracked};
 
 /// What one round has read, in this order.
 #[derive(Clone, Debug, Default)]
 pub struct Seen {
     /// What the kernel counts for each source.
-    pub counts: HashMap<SourceKey, u64>,
+    pub counts: HashMap<SourceKey, OpenCount>,
     /// The connections that are counted, by their sockets' cookies.
     pub tracked: HashMap<u64, Tracked>,
+    /// What the kernel counted when these had been read.
+    pub counts_after: HashMap<SourceKey, OpenCount>,
     /// The sockets that exist, by their cookies.
     pub sockets: HashMap<u64, Tracked>,
     /// The network namespaces that they are from.
@@ -53,6 +55,8 @@ pub struct Reconciler {
     known: HashSet<u32>,
     missing: HashSet<u64>,
     gone: HashSet<u64>,
+    /// Connections that are counted under another source than they belong to now.
+    moved: HashMap<u64, SourceKey>,
     differences: HashMap<SourceKey, Difference>,
     idle: HashSet<SourceKey>,
 }
@@ -87,6 +91,15 @@ impl Reconciler {
         repair.drift += closed.len() as u64;
         repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Close { cookie }));
 
+        let moved = moved(seen);
+        for (cookie, source) in &moved {
+            // The policy has moved it: no drift.
+            if self.moved.get(cookie) == Some(source) {
+                repair.corrections.push(Correction::Close { cookie: *cookie });
+                repair.corrections.extend(open(cookie));
+            }
+        }
+
         let differences = differences(seen);
         for (source, difference) in &differences {
             if self.differences.get(source) == Some(difference) {
@@ -97,13 +110,13 @@ impl Reconciler {
         }
 
         let idle: HashSet<SourceKey> =
-            seen.counts.iter().filter(|(_, count)| **count == 0).map(|(source, _)| *source).collect();
+            seen.counts.iter().filter(|(_, count)| count.open() == 0).map(|(source, _)| *source).collect();
         repair.idle = both(&idle, &self.idle);
         let mut known = std::mem::take(&mut self.known);
         let counted: HashSet<u32> = seen.tracked.values().map(|tracked| tracked.namespace).collect();
         known.retain(|namespace| counted.contains(namespace));
         known.extend(&seen.namespaces);
-        *self = Self { begun: true, known, missing, gone, differences, idle };
+        *self = Self { begun: true, known, missing, gone, moved, differences, idle };
         repair
     }
 }
@@ -124,12 +137,26 @@ fn differences(seen: &Seen) -> HashMap<SourceKey, Difference> {
         difference.amount = difference.amount.wrapping_add(1);
         difference.cookies = difference.cookies.wrapping_add(*cookie);
     }
-    for (source, count) in &seen.counts {
-        let difference = all.entry(*source).or_default();
-        difference.amount = difference.amount.wrapping_sub(*count);
+    for source in seen.counts.keys() {
+        all.entry(*source).or_default();
     }
-    all.retain(|_, difference| difference.amount != 0);
+    all.retain(|source, difference| {
+        let count = seen.counts.get(source).copied().unwrap_or_default();
+        let is_quiet = count == seen.counts_after.get(source).copied().unwrap_or_default();
+        // As many connections as there are sockets fit into 32 bits.
+        let tracked = u32::try_from(difference.amount).unwrap_or(u32::MAX);
+        difference.amount = count.exceeds(tracked).wrapping_neg().cast_unsigned();
+        is_quiet && difference.amount != 0
+    });
     all
+}
+
+fn moved(seen: &Seen) -> HashMap<u64, SourceKey> {
+    let belongs = |(cookie, tracked): (&u64, &Tracked)| {
+        let source = seen.sockets.get(cookie)?.source;
+        (source != tracked.source).then_some((*cookie, source))
+    };
+    seen.tracked.iter().filter_map(belongs).collect()
 }
 
 fn both<T: Eq + Hash + Copy + Ord>(now: &HashSet<T>, before: &HashSet<T>) -> Vec<T> {
@@ -149,14 +176,17 @@ mod tests {
     fn tracked(host: u8) -> Tracked {
         let address = Address::v4([10, 0, 0, host]);
         let source = SourceKey::new(ServiceId::new(1), &Service::new(false, 32, 64), address);
-        Tracked { source, flow: FlowKey::new(address, 40_000), namespace: HOME }
+        Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(1)), namespace: HOME }
     }
 
-    fn seen(counts: &[(u8, u64)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
+    fn seen(counts: &[(u8, u32)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
         let by_cookie =
             |list: &[(u64, u8)]| list.iter().map(|(cookie, host)| (*cookie, tracked(*host))).collect();
+        let counts: HashMap<_, _> =
+            counts.iter().map(|(host, count)| (tracked(*host).source, OpenCount::new(*count))).collect();
         Seen {
-            counts: counts.iter().map(|(host, count)| (tracked(*host).source, *count)).collect(),
+            counts_after: counts.clone(),
+            counts,
             tracked: by_cookie(counted),
             sockets: by_cookie(sockets),
             namespaces: HashSet::from([HOME]),
@@ -201,6 +231,32 @@ mod tests {
             let busy = seen(&[(1, 2)], &[(cookie, 1)], &[(cookie, 1)]);
             assert_eq!(reconciler.compare(&busy), Repair::default(), "{cookie}");
         }
+    }
+
+    /// They come and go within milliseconds, so one may be counted, and in no list.
+    #[test]
+    fn a_client_of_short_connections_is_not_counted_below_nothing() {
+        let mut reconciler = Reconciler::default();
+        for round in 1..20 {
+            let word = |opened: u64, open: u64| OpenCount::of_word(opened << 32 | open);
+            let of = |count| HashMap::from([(tracked(1).source, count)]);
+            let seen = Seen {
+                counts: of(word(100 * round, 1)),
+                counts_after: of(word(100 * round + 7, 1)),
+                ..seen(&[], &[], &[])
+            };
+            assert_eq!(reconciler.compare(&seen).corrections, [], "{round}");
+        }
+    }
+
+    #[test]
+    fn what_the_policy_has_moved_is_counted_where_it_belongs_and_is_no_drift() {
+        let mut reconciler = Reconciler::default();
+        let moved = seen(&[(1, 1)], &[(7, 1)], &[(7, 2)]);
+        assert_eq!(reconciler.compare(&moved), Repair::default());
+        let repair = reconciler.compare(&moved);
+        let expected = [Correction::Close { cookie: 7 }, Correction::Open { cookie: 7, tracked: tracked(2) }];
+        assert_eq!((repair.drift, repair.corrections.as_slice()), (0, expected.as_slice()));
     }
 
     #[test]

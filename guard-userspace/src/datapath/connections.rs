@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use aya::maps::{HashMap, MapData};
 use aya::programs::{TestRun, TestRunOptions};
-use guard_common::abi::{Correction, Flow, FlowKey, SourceKey, Tracked};
+use guard_common::abi::{Correction, FlowKey, OpenCount, ServiceId, SourceKey, Tracked};
 use guard_common::{Tables, track};
 use ipnet::IpNet;
 
@@ -23,8 +23,21 @@ impl Maps {
     /// # Errors
     /// When the table cannot be read.
     pub fn connections(&self) -> Result<Vec<(SourceKey, u64)>, Error> {
+        Ok(self.open_counts()?.into_iter().map(|(source, count)| (source, count.open())).collect())
+    }
+
+    /// The same, as the kernel counts them.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn open_counts(&self) -> Result<Vec<(SourceKey, OpenCount)>, Error> {
         let failed = |source| Error::Table { table: COUNTS, source };
         bpf::read_all(self.descriptor(COUNTS)?).map_err(failed)
+    }
+
+    /// How many connections one source has open.
+    pub fn connections_of(&self, source: &SourceKey) -> u64 {
+        Live(self).connections(source)
     }
 
     /// The connections that are counted, by the cookies of their sockets.
@@ -41,25 +54,30 @@ impl Maps {
     /// # Errors
     /// When the table is full; what was written before that stays.
     pub fn write_connections(&mut self, open: &[(SourceKey, u64)]) -> Result<(), Error> {
-        let (sources, counts): (Vec<_>, Vec<_>) = open.iter().copied().unzip();
+        let counts = open.iter().map(|(_, open)| OpenCount::new(u32::try_from(*open).unwrap_or(u32::MAX)));
+        let counts: Vec<_> = counts.collect();
+        let sources: Vec<_> = open.iter().map(|(source, _)| *source).collect();
         bpf::update_all(self.descriptor(COUNTS)?, &sources, &counts)
             .map_err(|error| self.not_written(COUNTS, error))
     }
 
     /// Removes a source from the table. Returns how many connections were counted there at that moment; none if it was not there.
-    fn remove_source(&self, source: &SourceKey) -> Result<Option<u64>, Error> {
+    fn remove_source(&self, source: &SourceKey) -> Result<Option<OpenCount>, Error> {
         let failed = |source| Error::Table { table: COUNTS, source };
         bpf::take(self.descriptor(COUNTS)?, source).map_err(failed)
     }
 }
 
 impl Maps {
-    /// Whether the client at this end has asked for a connection to a guarded port, and was let through. Clients of long ago may have
-    /// been forgotten.
-    pub fn has_seen(&self, client: SocketAddr) -> bool {
-        let flow = FlowKey::new(client.ip().into(), client.port());
-        let flows = self.get(FLOWS).map(HashMap::<&MapData, FlowKey, Flow>::try_from);
-        flows.is_ok_and(|flows| flows.is_ok_and(|flows| flows.get(&flow, 0).is_ok()))
+    /// Tells whether a client, by its address and port, has a connection that came through the guard.
+    pub fn came_through(&self) -> impl Fn(SocketAddr) -> bool {
+        let services: Vec<ServiceId> = self.service_names().unwrap_or_default().into_values().collect();
+        let flows = self.get(FLOWS).and_then(|flows| Ok(HashMap::<&MapData, FlowKey, u64>::try_from(flows)?));
+        let flows = flows.ok();
+        move |client| {
+            let flow = |service: &ServiceId| FlowKey::new(client.ip().into(), client.port(), *service);
+            flows.as_ref().is_some_and(|flows| services.iter().any(|of| flows.get(&flow(of), 0).is_ok()))
+        }
     }
 
     /// What a connection of `client` to `port` (as the client asked for it) is counted under; none if the port is not guarded.
@@ -100,7 +118,7 @@ impl Datapath {
     /// # Errors
     /// When the table cannot be written.
     pub fn forget_source(&mut self, source: SourceKey) -> Result<(), Error> {
-        match self.maps.remove_source(&source)? {
+        match self.maps.remove_source(&source)?.map(OpenCount::open) {
             None | Some(0) => Ok(()),
             Some(amount) => self.correct(&Correction::Add { source, amount }),
         }

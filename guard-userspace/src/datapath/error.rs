@@ -44,7 +44,7 @@ pub enum Error {
     )]
     NoRoom(String),
     #[error(
-        "another guard runs with the pins at {0}: stop it first, or give this one a path of its own with GUARD_PIN_PATH"
+        "another process holds the pins at {0}: an agent, or a command that has not ended; stop it first, or take other pins with GUARD_PIN_PATH"
     )]
     PinsInUse(PathBuf),
     #[error("guard is not in the kernel: nothing is pinned at {path}; `guard run` starts it")]

@@ -6,12 +6,12 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
-    Block, FlowKey, Limits, LimitsId, Meter, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS,
-    Service, ServiceId, SourceKey, port_word,
+    Block, Limits, LimitsId, Meter, OpenCount, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6,
+    SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
-use guard_common::parse::Protocol;
+use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
@@ -118,14 +118,16 @@ impl Tables for Live<'_> {
             packets: Imagined(meter.packets),
             bytes: Imagined(meter.bytes),
             connections: Imagined(meter.connections),
+            suspected_until: Imagined(meter.suspected_until),
         })
     }
 
     fn connections(&self, source: &SourceKey) -> u64 {
-        self.hash("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?)).unwrap_or(0)
+        let count = self.hash::<SourceKey, OpenCount>("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?));
+        count.unwrap_or_default().open()
     }
 
-    fn note_opening(&self, _: &FlowKey, _: &SourceKey, _: u64) {}
+    fn note_opening(&self, _: &Headers, _: &SourceKey) {}
 }
 
 /// A word that is read, and whose changes are only imagined.

@@ -3,7 +3,6 @@
 use std::borrow::Cow;
 use std::collections::BTreeMap;
 use std::error::Error as StdError;
-use std::fs::File;
 use std::os::fd::OwnedFd;
 
 use aya::maps::{MapData, MapError, MapInfo};
@@ -11,10 +10,9 @@ use aya::programs::links::FdLink;
 use aya::programs::{Program, Xdp};
 use aya::{Ebpf, EbpfError, EbpfLoader};
 use guard_common::abi;
-use nix::fcntl::Flock;
 
 use super::maps::{Maps, NAMES};
-use super::pins::{MapSet, Pins};
+use super::pins::{Alone, MapSet, Pins};
 use super::repair::HeldLink;
 use super::succession::{self, Succession};
 use super::{Error, host, stack};
@@ -62,7 +60,7 @@ pub struct Datapath {
     pub(super) maps: Maps,
     pub(super) pins: Option<Pins>,
     /// Held as long as the pins are this process' to change.
-    _lock: Option<Flock<File>>,
+    _alone: Option<Alone>,
     /// Where the maps are pinned.
     pub(super) set: Option<MapSet>,
     /// Whether that set has all that it needs, so that the next start may use it.
@@ -86,7 +84,7 @@ impl Datapath {
     /// When the kernel or the privileges do not suffice, or when the kernel refuses the program.
     pub fn open(options: &Options) -> Result<Self, Error> {
         host::check()?;
-        let lock = options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.lock())).transpose()?;
+        let alone = options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.alone())).transpose()?;
         let choice = options.pins.as_ref().map(|pins| choose_set(pins, &options.capacities)).transpose()?;
         let multi_buffer = host::takes_multi_buffer();
         let mut ebpf = load_object(options, choice.as_ref().map(|choice| &choice.set))?;
@@ -103,7 +101,7 @@ impl Datapath {
             ebpf,
             maps,
             pins,
-            _lock: lock,
+            _alone: alone,
             set,
             complete,
             succession,

@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins};
 use super::{Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 29] = [
+pub(super) const NAMES: [&str; 31] = [
     "EPOCH",
     "POLICIES",
     "PORTS",
@@ -29,10 +29,12 @@ pub(super) const NAMES: [&str; 29] = [
     "SOCKETS",
     "HOME",
     "FLOWS",
+    "OPENINGS",
     "EVIDENCE",
     "SAMPLED",
     "SAMPLES",
     "OFFENCES",
+    "SURPLUS",
     "WATCH",
     "TRAFFIC_UNTIL",
     "TRAFFIC",

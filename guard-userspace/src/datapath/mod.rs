@@ -47,6 +47,7 @@ pub use error::Error;
 pub use fill::{CLIENTS_TABLE, Fill};
 pub use load::{Capacities, Datapath, Options};
 pub use maps::Maps;
+pub use pins::Alone;
 pub use publish::monotonic_now;
 pub use rings::{Ring, Rings};
 pub use succession::Succession;

@@ -4,7 +4,7 @@ use std::marker::PhantomData;
 use std::os::fd::{AsRawFd, RawFd};
 
 use aya::maps::{Map, MapData, PerCpuArray, RingBuf};
-use guard_common::abi::{Captured, Lost, Offence, Sample};
+use guard_common::abi::{Captured, Lost, Offence, Sample, Surplus};
 
 use super::pins::{MapSet, Pins};
 use super::{Error, Maps, bpf};
@@ -15,10 +15,11 @@ pub struct Ring<T> {
     content: PhantomData<T>,
 }
 
-/// Dropped packets, sampled, sources over a threshold, and frames for who watches.
+/// Dropped packets, sampled, sources over a threshold, connections too many, and frames for who watches.
 pub struct Rings {
     pub samples: Ring<Sample>,
     pub offences: Ring<Offence>,
+    pub surplus: Ring<Surplus>,
     pub captures: Ring<Captured>,
 }
 
@@ -32,6 +33,7 @@ impl Rings {
         Ok(Self {
             samples: Ring::open(&set, "SAMPLES")?,
             offences: Ring::open(&set, "OFFENCES")?,
+            surplus: Ring::open(&set, "SURPLUS")?,
             captures: Ring::open(&set, "CAPTURES")?,
         })
     }

@@ -15,9 +15,11 @@ use super::maps::Maps;
 use super::pins::MapSet;
 use super::{Datapath, Error, bpf};
 
-/// Versions of the layout whose blocks, meters, service names and counters are those of this build. From any other nothing is taken
+/// Versions of the layout whose blocks, service names and counters are those of this build. From any other nothing is taken
 /// over here; the agent knows the blocks from its ledger.
 const SAME_LAYOUT: RangeInclusive<u32> = 1..=abi::VERSION;
+/// Versions whose meters are. Those of others are forgotten, in favour of the sources.
+const SAME_METERS: RangeInclusive<u32> = 4..=abi::VERSION;
 
 /// What a new set has taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -49,7 +51,9 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
             to.array_mut::<ServiceName>("SERVICE_NAMES")?.set(index as u32, name?, 0)?;
         }
     }
-    if let Some(meters) = present(old.meters())? {
+    if SAME_METERS.contains(&from.version())
+        && let Some(meters) = present(old.meters())?
+    {
         to.write_meters(&meters)?;
         succession.sources = meters.len();
     }

@@ -45,13 +45,14 @@ impl Datapath {
     }
 }
 
-/// The network namespace of this thread.
+/// The network namespace of this thread, and where the kernel has what the programs read.
 fn home() -> io::Result<Home> {
     let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
-    let offset = Types::of_kernel()?.offset("net", &["ns", "inum"]);
-    match (u32::try_from(inode), offset) {
-        (Ok(namespace), Some(offset)) => Ok(Home { namespace, offset }),
-        _ => Err(io::Error::other("this kernel does not tell network namespaces apart as others do")),
+    let types = Types::of_kernel()?;
+    let places = (types.offset("net", &["ns", "inum"]), types.offset("tcp_sock", &["rcv_nxt"]));
+    match (u32::try_from(inode), places) {
+        (Ok(namespace), (Some(inode_at), Some(next_at))) => Ok(Home { namespace, inode_at, next_at }),
+        _ => Err(io::Error::other("this kernel's sockets and network namespaces are not what is known of them")),
     }
 }
 

@@ -48,6 +48,14 @@ impl<T: Tables> Told<'_, T> {
                     of = Some((*of_source, *key));
                     ("limits", self.limits(key))
                 }
+                Step::Source { suspected_until, .. } => {
+                    let Some(left) = suspected_until.checked_sub(self.now).filter(|left| *left > 0) else {
+                        continue;
+                    };
+                    let left = Duration::from_secs(left.div_ceil(1_000_000_000));
+                    let left = humantime::format_duration(left);
+                    ("suspicion", format!("went over its limits; its packets are weighed for {left} more"))
+                }
                 Step::Limit { limit, within } => {
                     let Some(state) = of.and_then(|(of, key)| self.limit(*limit, *within, &of, &key)) else {
                         continue;

@@ -7,6 +7,7 @@ use ipnet::IpNet;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+use tracing::warn;
 
 use super::{Ledger, LedgerError};
 
@@ -137,12 +138,16 @@ impl Ledger {
             }
             let (action, net): (String, Option<String>) = (row.get(1)?, row.get(2)?);
             let net: Option<IpNet> = net.and_then(|net| net.parse().ok());
-            let action = Action::ALL.into_iter().find(|known| known.name() == action);
+            let Some(action) = Action::ALL.into_iter().find(|known| known.name() == action) else {
+                // Of a later build: the others are worth seeing all the same.
+                warn!("an event of a kind that this build does not know ({action}) is left out");
+                continue;
+            };
             let details: Option<String> = row.get(5)?;
             let event = Event {
                 id: Some(row.get(6)?),
                 at: row.get::<_, i64>(0)?.cast_unsigned(),
-                action: action.ok_or_else(|| LedgerError::Content("an action that nobody knows".into()))?,
+                action,
                 net,
                 by: row.get(3)?,
                 outcome: row.get(4)?,

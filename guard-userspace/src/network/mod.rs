@@ -4,12 +4,15 @@
 //! | --- | --- |
 //! | `links` | the interfaces, as the kernel describes them |
 //! | `resolve` | from the names of the policy to interfaces that exist |
+//! | `routes` | the way to a client |
 //! | `changes` | a reason to look again |
 
 mod changes;
 mod links;
 mod resolve;
+mod routes;
 
 pub use changes::Changes;
 pub use links::{Link, LinkError, link, links};
 pub use resolve::{UnknownInterface, check, resolve};
+pub use routes::Routes;

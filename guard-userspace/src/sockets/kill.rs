@@ -2,6 +2,7 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 
@@ -44,12 +45,37 @@ impl Sockets {
         ports: Option<&BTreeSet<u16>>,
         came_through: CameThrough<'_>,
     ) -> Result<Killed, Error> {
+        let is_theirs = |client: IpAddr| nets.iter().any(|net| net.contains(&client));
+        self.end(LOOKS, ports, came_through, |connection| is_theirs(connection.client.ip()))
+    }
+
+    /// Destroys these sockets, by their cookies, of clients who asked for one of `ports`.
+    ///
+    /// # Errors
+    /// When the sockets of the own namespace cannot be listed.
+    pub fn kill_these(
+        &mut self,
+        cookies: &HashSet<u64>,
+        ports: &BTreeSet<u16>,
+        came_through: CameThrough<'_>,
+    ) -> Result<Killed, Error> {
+        self.end(1, Some(ports), came_through, |connection| cookies.contains(&connection.cookie))
+    }
+
+    fn end(
+        &mut self,
+        looks: usize,
+        ports: Option<&BTreeSet<u16>>,
+        came_through: CameThrough<'_>,
+        is_wanted: impl Fn(&Connection) -> bool,
+    ) -> Result<Killed, Error> {
         let mut killed = Killed::default();
         let mut destroyed = HashSet::new();
-        for _ in 0..LOOKS {
+        for _ in 0..looks {
             let found = self.look(ports, Effort::Full, came_through)?;
             killed.notes = found.notes;
-            let left: Vec<_> = found.candidates.into_iter().filter(|found| is_to_end(found, nets)).collect();
+            let is_to_end = |found: &Candidate| may_be_ended(found) && is_wanted(&found.connection);
+            let left: Vec<_> = found.candidates.into_iter().filter(is_to_end).collect();
             let failed = self.destroy_all(&left, &mut destroyed);
             let is_done = failed.len() == left.len();
             killed.failed = failed;
@@ -77,11 +103,10 @@ impl Sockets {
     }
 }
 
-/// Whether this is to be destroyed. What its process has closed ends by itself, and nobody works for it. Kernels before 6.12 take the
-/// timers from such a socket instead of destroying it, so that it stays for ever.
-fn is_to_end(candidate: &Candidate, nets: &[IpNet]) -> bool {
-    let is_ending = candidate.socket.is_ownerless && candidate.connection.state == State::Closing;
-    !is_ending && nets.iter().any(|net| net.contains(&candidate.connection.client.ip()))
+/// What its process has closed ends by itself, and nobody works for it. Kernels before 6.12 take the timers from such a socket instead of
+/// destroying it, so that it stays for ever.
+fn may_be_ended(candidate: &Candidate) -> bool {
+    !(candidate.socket.is_ownerless && candidate.connection.state == State::Closing)
 }
 
 fn reason(error: &io::Error) -> String {

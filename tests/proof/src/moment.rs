@@ -105,6 +105,7 @@ impl Observer for Steps {
             | Step::Service(_)
             | Step::Block { .. }
             | Step::Limits(..)
+            | Step::Source { .. }
             | Step::Limit { .. }
             | Step::Connections { .. } => {}
         }

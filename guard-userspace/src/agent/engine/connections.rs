@@ -4,16 +4,17 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use guard_common::abi::{Correction, FlowKey, ServiceId, Tracked};
+use guard_common::abi::{Correction, FlowKey, OpenCount, ServiceId, SourceKey, Surplus, Tracked};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Engine, lock};
 use crate::agent::MapStatus;
 use crate::blocks::Scope;
-use crate::config::{Policy, Protocol};
+use crate::config::{Policy, Protocol, ServiceMode};
 use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections, Totals};
 use crate::datapath::{CLIENTS_TABLE, Maps};
+use crate::network::Routes;
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
 /// So many sources are added up for each scrape: about 0.2 ms.
@@ -34,7 +35,7 @@ impl Watch {
 
     /// The connections to these ports, in every namespace.
     fn list(&mut self, ports: &BTreeSet<u16>, maps: &Maps) -> Result<Listing> {
-        let listing = self.sockets.list(ports, &|client| maps.has_seen(client));
+        let listing = self.sockets.list(ports, &maps.came_through());
         // A namespace lives for as long as it is held, and its owner may want to see it gone.
         self.sockets.forget();
         Ok(listing?)
@@ -82,15 +83,16 @@ impl Engine {
     fn reconcile(&self) -> Result<()> {
         let ports = self.guarded_ports();
         let mut watch = lock(&self.watch);
-        let counts = self.maps.connections()?;
-        let totals = connections::totals(&counts);
-        let counts = counts.into_iter().collect();
-        let tracked = self.maps.tracked()?.into_iter().collect();
+        let counts: HashMap<SourceKey, OpenCount> = self.maps.open_counts()?.into_iter().collect();
+        let tracked: HashMap<u64, Tracked> = self.maps.tracked()?.into_iter().collect();
+        let counts_after = self.maps.open_counts()?.into_iter().collect();
+        let totals = connections::totals(counts.iter().map(|(source, count)| (*source, count.open())));
         let listing = watch.list(&ports, &self.maps)?;
-        let sockets = self.tracked_of(&listing);
+        let mut sockets = self.tracked_of(&listing);
+        self.leave_out_strangers(&mut sockets, &tracked)?;
         let namespaces = listing.namespaces.iter().map(|inode| inode_number(*inode)).collect();
         let others = others(&listing.notes);
-        let seen = Seen { counts, tracked, sockets, namespaces, others };
+        let seen = Seen { counts, tracked, counts_after, sockets, namespaces, others };
         let mut repair = watch.reconciler.compare(&seen);
         watch.spare_existing(&mut repair)?;
         if watch.notes != listing.notes {
@@ -113,6 +115,24 @@ impl Engine {
         Ok(())
     }
 
+    /// Leaves out connections that did not come through guard: those of the host to itself, those of containers. Of those that are counted
+    /// it is known; of those that were there before it follows from where their answers go.
+    fn leave_out_strangers(
+        &self,
+        sockets: &mut HashMap<u64, Tracked>,
+        tracked: &HashMap<u64, Tracked>,
+    ) -> Result<()> {
+        if sockets.keys().all(|cookie| tracked.contains_key(cookie)) {
+            return Ok(());
+        }
+        let interfaces = self.kernel().attached.indices().collect();
+        let mut routes = Routes::open()?;
+        sockets.retain(|cookie, socket| {
+            tracked.contains_key(cookie) || routes.lead_over(socket.flow.address().into(), &interfaces)
+        });
+        Ok(())
+    }
+
     /// What each source has open, the one with most first.
     ///
     /// # Errors
@@ -130,7 +150,7 @@ impl Engine {
     pub(super) fn connection_totals(&self, maps: &[MapStatus]) -> Result<BTreeMap<ServiceId, Totals>> {
         let table = maps.iter().find(|map| map.map == CLIENTS_TABLE);
         if table.is_some_and(|table| table.entries <= FEW) {
-            return Ok(connections::totals(&self.maps.connections()?));
+            return Ok(connections::totals(self.maps.connections()?));
         }
         Ok(lock(&self.connection_totals).clone())
     }
@@ -146,17 +166,59 @@ impl Engine {
             Scope::Services => Some(&guarded),
         };
         let mut sockets = lock(&self.killer);
-        let killed = sockets.kill(nets, ports, &|client| self.maps.has_seen(client));
+        let killed = sockets.kill(nets, ports, &self.maps.came_through());
         sockets.forget();
         drop(sockets);
-        let Killed { sockets, failed, notes } = killed?;
+        Ok(self.count_killed(killed?))
+    }
+
+    /// Ends the connections that their sources opened past `max_connections`: handshakes that are under way at the same time are let through
+    /// all together. Where a source has closed others since, as many stay.
+    pub fn take_surplus(&self, surplus: &[Surplus]) {
+        let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
+        for Surplus { cookie, most, source, .. } in surplus {
+            let of_source = by_source.entry(*source).or_default();
+            of_source.0 = *most;
+            of_source.1.push(*cookie);
+        }
+        let policy = self.policies().live().clone();
+        let services = self.services_by_id();
+        let monitors = |name: &String| {
+            policy.services.iter().any(|service| service.name == *name && service.mode == ServiceMode::Monitor)
+        };
+        let mut cookies = HashSet::new();
+        for (source, (most, opened)) in by_source {
+            if services.get(&source.service()).is_none_or(monitors) {
+                continue;
+            }
+            let over = self.maps.connections_of(&source).saturating_sub(most);
+            let over = usize::try_from(over).unwrap_or(usize::MAX);
+            cookies.extend(opened.iter().rev().take(over));
+        }
+        if cookies.is_empty() {
+            return;
+        }
+        let mut sockets = lock(&self.killer);
+        let killed = sockets.kill_these(&cookies, &tcp_ports(&policy), &self.maps.came_through());
+        sockets.forget();
+        drop(sockets);
+        match killed.map(|killed| self.count_killed(killed)) {
+            Ok(0) => {}
+            Ok(closed) => info!("{closed} connections over max_connections were closed"),
+            Err(error) => warn!("connections over max_connections go on: {error}"),
+        }
+    }
+
+    /// Returns how many were ended.
+    fn count_killed(&self, killed: Killed) -> usize {
+        let Killed { sockets, failed, notes } = killed;
         self.killed.fetch_add(sockets as u64, Ordering::Relaxed);
         notes.iter().for_each(|note| warn!("{note}"));
         if let Some(first) = failed.first() {
             let (count, connection) = (failed.len(), &first.connection);
             warn!("{count} connections go on, such as that of {}: {}", connection.client, first.reason);
         }
-        Ok(sockets)
+        sockets
     }
 
     /// The TCP ports of the live policy.
@@ -169,7 +231,7 @@ impl Engine {
         let tracked = |connection: &Connection| {
             let Connection { client, service_port, cookie, namespace, .. } = connection;
             let source = self.maps.source_of(client.ip(), *service_port)?;
-            let flow = FlowKey::new(client.ip().into(), client.port());
+            let flow = FlowKey::new(client.ip().into(), client.port(), source.service());
             Some((*cookie, Tracked { source, flow, namespace: inode_number(*namespace) }))
         };
         let is_open = |connection: &&Connection| match connection.state {

@@ -41,6 +41,7 @@ impl Engine {
             problems.push(format!("blocks are not as the ledger has them: {error}"));
         }
         problems.extend(lock(&self.not_compared).clone());
+        problems.extend(lock(&self.lasting_problems).iter().cloned());
         self.count_blocks(&parts.register);
         let keep = self.policies().kept_interfaces();
         kernel.attach_also(&policy, &keep);
@@ -60,6 +61,12 @@ impl Engine {
 
     pub fn health(&self) -> Health {
         lock(&self.health).clone()
+    }
+
+    /// Something has ended that should not; only another agent can begin it again.
+    pub fn note_problem(&self, problem: String) {
+        warn!("{problem}");
+        lock(&self.lasting_problems).push(problem);
     }
 
     /// The housekeeping has come round again.

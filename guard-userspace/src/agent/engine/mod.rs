@@ -70,11 +70,14 @@ pub struct Engine {
     connection_totals: Mutex<BTreeMap<ServiceId, Totals>>,
     /// Why the connections cannot be held against their sockets.
     not_compared: Mutex<Option<String>>,
+    /// What was wrong from the start, and stays so.
+    lasting_problems: Mutex<Vec<String>>,
     looks: Mutex<top::Looks>,
     observer: Mutex<observer::Observer>,
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Sockets>,
     drops: Mutex<RecentDrops>,
+    courtesies: Mutex<offences::Courtesies>,
     watchers: Mutex<Watchers>,
     /// As they were when they changed last: a scrape does not wait for who blocks.
     block_counts: Mutex<BlockCounts>,
@@ -127,7 +130,11 @@ impl Engine {
         kernel.attach_all(policy);
         kernel.attached.require_one()?;
         kernel.datapath.retire()?;
-        kernel.datapath.track_connections()?;
+        // The old program has left the interfaces: from here on an agent that ends does more harm than one that lacks something.
+        let not_tracked = kernel.datapath.track_connections().err().map(|error| {
+            format!("connections are not counted as they come, only every few seconds: {error}")
+        });
+        not_tracked.iter().for_each(|problem| warn!("{problem}"));
         let maps = Maps::open(&settings.pins).context("the maps that were just pinned cannot be opened")?;
         let engine = Self {
             kernel: Mutex::new(kernel),
@@ -137,10 +144,12 @@ impl Engine {
             watch: Mutex::new(Watch::begin()?),
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
+            lasting_problems: Mutex::new(not_tracked.into_iter().collect()),
             looks: Mutex::default(),
             observer: Mutex::new(observer::Observer::begin(&settings.state)),
             killer: Mutex::new(Sockets::new()?),
             drops: Mutex::default(),
+            courtesies: Mutex::default(),
             watchers: Mutex::new(Watchers::begin(settings.log_drops)),
             block_counts: Mutex::default(),
             killed: AtomicU64::new(0),

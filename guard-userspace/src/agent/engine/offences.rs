@@ -1,10 +1,12 @@
 //! What the kernel reports: drops that it has sampled, and sources over a threshold.
 
 use std::collections::{BTreeMap, HashMap};
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use anyhow::Result;
 use guard_common::abi::{self, OffenceKind, Sample, ServiceId};
+use ipnet::IpNet;
 use serde_json::json;
 use tracing::{info, warn};
 
@@ -12,10 +14,13 @@ use super::blocks::event_of;
 use super::{Engine, lock};
 use crate::autoblock::{Automatic, Decision, Kind, Offence, Rules};
 use crate::blocks::{self, Protected};
-use crate::config::{Autoblock, Policy, ServiceMode};
+use crate::config::{Policy, Service, ServiceMode};
 use crate::datapath::monotonic_now;
 use crate::drops::Dropped;
 use crate::ledger::Action;
+
+/// Nanoseconds. The agent reads offences within milliseconds.
+const OLDEST: u64 = 5_000_000_000;
 
 impl Engine {
     /// Keeps drops that the kernel has sampled, for `guard events`.
@@ -31,18 +36,34 @@ impl Engine {
     pub fn take_offences(&self, offences: &[abi::Offence]) {
         let services = self.services_by_id();
         let policy = self.policies().live().clone();
+        let now = monotonic_now();
+        // What nobody has read for long was before this agent, or before the policy that it would be held against.
+        let recent = offences.iter().filter(|offence| now.saturating_sub(offence.at) < OLDEST);
         // One source may have been reported many times over since the last look.
         let mut worst: HashMap<_, Offence> = HashMap::new();
-        for offence in offences.iter().filter_map(|offence| self.told(offence, &services, &policy.autoblock))
-        {
-            let known = worst.entry((offence.source, offence.kind)).or_insert_with(|| offence.clone());
+        for offence in recent.filter_map(|offence| self.told(offence, &services, &policy)) {
+            let key = (offence.source, offence.service.clone(), offence.kind);
+            let known = worst.entry(key).or_insert_with(|| offence.clone());
             if known.count < offence.count {
                 *known = offence;
             }
         }
+        let mut blocked = Vec::new();
         for offence in worst.values() {
-            if let Err(error) = self.judge(offence, &policy) {
-                warn!("{} should be blocked ({}), and is not: {error:#}", offence.source, offence.reason());
+            match self.judge(offence, &policy) {
+                Ok(decision) => blocked.extend(decision),
+                Err(error) => {
+                    warn!("{} should be blocked ({}), and is not: {error:#}", offence.source, offence.reason());
+                }
+            }
+        }
+        // All are blocked before the first is looked for among the sockets.
+        for scope in [blocks::Scope::Host, blocks::Scope::Services] {
+            let is_to_end = |automatic: &&Automatic| automatic.kill && automatic.scope == scope;
+            let nets: Vec<IpNet> = blocked.iter().filter(is_to_end).map(|automatic| automatic.net).collect();
+            if !nets.is_empty() {
+                // That it failed is logged and noted.
+                let _ = self.kill_and_note(&nets, scope, "guard");
             }
         }
     }
@@ -61,19 +82,23 @@ impl Engine {
         let over = self.maps.connections()?.into_iter().filter(|(_, count)| *count > threshold);
         let offence = |(source, count)| abi::Offence::new(OffenceKind::Connections, source, count, now, now);
         let offences: Vec<_> = over.map(offence).collect();
+        let sources = offences.iter().map(|offence| self.maps.source_net(&offence.source)).collect();
+        self.kernel().register.keep_pardons(&sources);
         if !offences.is_empty() {
             self.take_offences(&offences);
         }
         Ok(())
     }
 
-    /// An offence as the policy sees it; none if it is of a later build, or the service is gone.
+    /// An offence as the policy sees it; none if it is of a later build, the service is gone or only monitors, or the threshold is another one
+    /// by now.
     fn told(
         &self,
         offence: &abi::Offence,
         services: &BTreeMap<ServiceId, String>,
-        autoblock: &Autoblock,
+        policy: &Policy,
     ) -> Option<Offence> {
+        let autoblock = &policy.autoblock;
         let (kind, threshold) = match offence.kind()? {
             OffenceKind::Connections => (Kind::Connections, autoblock.connections),
             OffenceKind::Refused => (Kind::Refused, autoblock.refused_per_minute),
@@ -82,9 +107,16 @@ impl Engine {
         let window = (kind != Kind::Connections).then(|| {
             Duration::from_nanos(offence.at.saturating_sub(offence.since)).max(Duration::from_secs(1))
         });
-        Some(Offence {
+        let service = services.get(&offence.source.service())?;
+        let enforces = |service: &&Service| service.mode == ServiceMode::Enforce;
+        policy.services.iter().filter(enforces).find(|known| known.name == *service)?;
+        let is_over = match kind {
+            Kind::Connections => offence.count > threshold.into(),
+            Kind::Refused | Kind::Limited => offence.count >= threshold.into(),
+        };
+        (threshold != 0 && is_over).then(|| Offence {
             source: self.maps.source_net(&offence.source),
-            service: services.get(&offence.source.service())?.clone(),
+            service: service.clone(),
             kind,
             count: offence.count,
             threshold: threshold.into(),
@@ -92,12 +124,9 @@ impl Engine {
         })
     }
 
-    fn judge(&self, offence: &Offence, policy: &Policy) -> Result<()> {
-        let service = policy.services.iter().find(|service| service.name == offence.service);
-        if service.is_none_or(|service| service.mode == ServiceMode::Monitor) {
-            return Ok(());
-        }
-        let protected = Protected::of_host();
+    /// Returns the block, if there is one.
+    fn judge(&self, offence: &Offence, policy: &Policy) -> Result<Option<Automatic>> {
+        let protected = lock(&self.courtesies).protected();
         let rules = Rules { autoblock: &policy.autoblock, trusted: &policy.trusted, protected: &protected };
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
@@ -106,31 +135,26 @@ impl Engine {
         drop(kernel);
         match decision {
             Decision::Block(automatic) => {
+                let Automatic { net, lasts, reason, .. } = &automatic;
+                warn!("{net} is blocked for {}: {reason}", humantime::format_duration(*lasts));
                 if let Some(why) = blocked.and_then(|blocked| blocked.not_recorded) {
-                    warn!("the block of {} holds, but is lost at the next boot: {why}", automatic.net);
+                    warn!("the block of {net} holds, but is lost at the next boot: {why}");
                 }
-                self.carry_out(&automatic);
+                Ok(Some(automatic))
             }
-            Decision::Exempt(why) => info!("{} is not blocked ({}): {why}", offence.source, offence.reason()),
-        }
-        Ok(())
-    }
-
-    /// The block is in the kernel; now its connections go.
-    fn carry_out(&self, automatic: &Automatic) {
-        let Automatic { net, scope, lasts, kill, reason, .. } = automatic;
-        let lasts = humantime::format_duration(*lasts);
-        warn!("{net} is blocked for {lasts}: {reason}");
-        if *kill {
-            // That it failed is logged and noted.
-            let _ = self.kill_and_note(&[*net], *scope, "guard");
+            Decision::Exempt(why) => {
+                if lock(&self.courtesies).is_due(offence.source) {
+                    info!("{} is not blocked ({}): {why}", offence.source, offence.reason());
+                }
+                Ok(None)
+            }
         }
     }
 
     /// Ends connections and notes in the audit log how many. Returns that, or why not.
     pub(super) fn kill_and_note(
         &self,
-        nets: &[ipnet::IpNet],
+        nets: &[IpNet],
         scope: blocks::Scope,
         by: &str,
     ) -> Result<usize, String> {
@@ -153,9 +177,48 @@ impl Engine {
     }
 }
 
-fn named(nets: &[ipnet::IpNet]) -> String {
+fn named(nets: &[IpNet]) -> String {
     match nets {
         [net] => net.to_string(),
         nets => format!("{} networks", nets.len()),
+    }
+}
+
+/// What makes exemptions cheap: a trusted source over a threshold is reported with each connection that it opens.
+#[derive(Debug, Default)]
+pub(super) struct Courtesies {
+    protected: Option<(Instant, Arc<Protected>)>,
+    /// When it was said of a source that it is spared.
+    said: HashMap<IpNet, Instant>,
+}
+
+impl Courtesies {
+    const PROTECTED_FOR: Duration = Duration::from_secs(1);
+    const SAID_FOR: Duration = Duration::from_secs(60);
+    /// Past so many, what was said is said again.
+    const MOST: usize = 10_000;
+
+    /// The addresses that this host needs, as they were a moment ago.
+    fn protected(&mut self) -> Arc<Protected> {
+        match &self.protected {
+            Some((at, protected)) if at.elapsed() < Self::PROTECTED_FOR => Arc::clone(protected),
+            _ => {
+                let protected = Arc::new(Protected::of_host());
+                self.protected = Some((Instant::now(), Arc::clone(&protected)));
+                protected
+            }
+        }
+    }
+
+    /// Whether it is to be said of a source that it is spared: once in a while.
+    fn is_due(&mut self, source: IpNet) -> bool {
+        if self.said.get(&source).is_some_and(|at| at.elapsed() < Self::SAID_FOR) {
+            return false;
+        }
+        if self.said.len() >= Self::MOST {
+            self.said.clear();
+        }
+        self.said.insert(source, Instant::now());
+        true
     }
 }

@@ -11,7 +11,8 @@ use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
 use std::path::{Path, PathBuf};
-use std::{fs, iter};
+use std::time::{Duration, Instant};
+use std::{fs, iter, thread};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -25,6 +26,14 @@ mod sets;
 pub use sets::MapSet;
 
 const BPFFS: &str = "/sys/fs/bpf";
+
+/// How long a process waits for another that changes what is pinned. A command takes a second for a million blocks.
+const PATIENCE: Duration = Duration::from_secs(2);
+const BETWEEN_TRIES: Duration = Duration::from_millis(10);
+
+/// Held by the one process that changes what is pinned; the kernel lets go of it however the process ends.
+#[derive(Debug)]
+pub struct Alone(#[expect(dead_code, reason = "it is held, not read")] Flock<File>);
 
 /// The pin directory of one guard.
 #[derive(Clone, Debug)]
@@ -86,17 +95,25 @@ impl Pins {
         })
     }
 
-    /// Makes this process the only one that changes what is pinned here; the kernel lets go of it however the process ends.
-    pub(super) fn lock(&self) -> Result<Flock<File>, Error> {
+    /// Makes this process the only one that changes what is pinned here. Waits for a moment, as for a command that is about to end.
+    ///
+    /// # Errors
+    /// When another process stays the only one.
+    pub fn alone(&self) -> Result<Alone, Error> {
         let failed = |source| Error::File { action: "cannot lock", path: self.root.clone(), source };
-        let directory = File::open(&self.root).map_err(failed)?;
-        Flock::lock(directory, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-            if errno == Errno::EWOULDBLOCK {
-                Error::PinsInUse(self.root.clone())
-            } else {
-                failed(errno.into())
+        let mut directory = File::open(&self.root).map_err(failed)?;
+        let begin = Instant::now();
+        loop {
+            match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
+                Ok(lock) => return Ok(Alone(lock)),
+                Err((same, Errno::EWOULDBLOCK)) if begin.elapsed() < PATIENCE => {
+                    directory = same;
+                    thread::sleep(BETWEEN_TRIES);
+                }
+                Err((_, Errno::EWOULDBLOCK)) => return Err(Error::PinsInUse(self.root.clone())),
+                Err((_, errno)) => return Err(failed(errno.into())),
             }
-        })
+        }
     }
 
     /// Many machines boot without a BPF file system; one that is mounted here lives until the next boot.

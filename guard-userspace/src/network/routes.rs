@@ -1,0 +1,127 @@
+//! The way to a client: by which interface its answers leave.
+
+use std::collections::{BTreeSet, HashMap};
+use std::io;
+use std::net::IpAddr;
+
+use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
+use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
+use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::{Link, LinkError, links};
+
+/// The routes of this network namespace, each asked for once.
+pub struct Routes {
+    socket: Socket,
+    links: Vec<Link>,
+    known: HashMap<IpAddr, Option<u32>>,
+}
+
+impl Routes {
+    /// # Errors
+    /// When the kernel does not say.
+    pub fn open() -> Result<Self, LinkError> {
+        let mut socket = Socket::new(NETLINK_ROUTE)?;
+        socket.bind_auto()?;
+        socket.connect(&SocketAddr::new(0, 0))?;
+        Ok(Self { socket, links: links()?, known: HashMap::new() })
+    }
+
+    /// Whether answers to `client` leave by one of these interfaces, by the indices; then its packets come by it, too, as a rule.
+    pub fn lead_over(&mut self, client: IpAddr, interfaces: &BTreeSet<u32>) -> bool {
+        let leaves_by = match self.known.get(&client) {
+            Some(known) => *known,
+            // One that there is no route to, like one that the kernel does not tell, is not of this host's network.
+            None => *self.known.entry(client).insert_entry(ask(&self.socket, client).unwrap_or(None)).get(),
+        };
+        leaves_by.is_some_and(|index| is_over(index, interfaces, &self.links))
+    }
+}
+
+/// The index of the interface that the kernel sends to `address` by.
+fn ask(socket: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
+    let mut route = RouteMessage::default();
+    let (family, length) = match address {
+        IpAddr::V4(_) => (AddressFamily::Inet, 32),
+        IpAddr::V6(_) => (AddressFamily::Inet6, 128),
+    };
+    route.header.address_family = family;
+    route.header.destination_prefix_length = length;
+    let to = match address {
+        IpAddr::V4(address) => RouteAddress::Inet(address),
+        IpAddr::V6(address) => RouteAddress::Inet6(address),
+    };
+    route.attributes.push(RouteAttribute::Destination(to));
+    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(route));
+    request.header.flags = NLM_F_REQUEST;
+    request.finalize();
+    let mut buffer = vec![0; request.buffer_len()];
+    request.serialize(&mut buffer);
+    socket.send(&buffer, 0)?;
+    let (answer, _) = socket.recv_from_full()?;
+    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
+    match answer.payload {
+        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+            Ok(route.attributes.iter().find_map(|attribute| match attribute {
+                RouteAttribute::Oif(index) => Some(*index),
+                _ => None,
+            }))
+        }
+        NetlinkPayload::Error(error) => Err(error.to_io()),
+        _ => Err(io::Error::other("the kernel's answer is no route")),
+    }
+}
+
+/// Whether what leaves by an interface leaves by one of these: by itself, by the carrier of a VLAN, by a part of a bond or a bridge.
+fn is_over(index: u32, interfaces: &BTreeSet<u32>, links: &[Link]) -> bool {
+    let mut ways = vec![index];
+    let mut seen = BTreeSet::new();
+    while let Some(index) = ways.pop() {
+        if interfaces.contains(&index) {
+            return true;
+        }
+        if !seen.insert(index) {
+            continue;
+        }
+        ways.extend(links.iter().filter(|link| link.index == index).filter_map(|link| link.lower));
+        ways.extend(links.iter().filter(|link| link.controller == Some(index)).map(|link| link.index));
+    }
+    false
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_host_reaches_itself_by_loopback() {
+        let mut routes = Routes::open().unwrap();
+        for address in ["127.0.0.1", "127.9.9.9"] {
+            let address = address.parse().unwrap();
+            assert!(routes.lead_over(address, &BTreeSet::from([1])), "{address}");
+            assert!(!routes.lead_over(address, &BTreeSet::from([2])), "{address}");
+        }
+        assert!(!routes.lead_over("::ffff:0:0:1".parse().unwrap(), &BTreeSet::from([1])));
+    }
+
+    #[test]
+    fn a_way_goes_by_carriers_and_parts() {
+        let link = |index, controller, lower| Link { index, controller, lower, ..Link::default() };
+        // eth0 and eth1 in a bond, a VLAN on it, a bridge of that, a container on another bridge.
+        let links = [
+            link(2, Some(4), None),
+            link(3, Some(4), None),
+            link(4, None, None),
+            link(5, Some(6), Some(4)),
+            link(6, None, None),
+            link(7, Some(8), Some(7)),
+            link(8, None, None),
+        ];
+        for (index, guarded, expected) in
+            [(2, 2, true), (4, 2, true), (5, 4, true), (6, 2, true), (2, 4, false), (8, 2, false), (9, 9, true)]
+        {
+            assert_eq!(is_over(index, &BTreeSet::from([guarded]), &links), expected, "{index} {guarded}");
+        }
+    }
+}
