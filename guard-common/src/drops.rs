@@ -12,9 +12,7 @@
 //! evidence does not count.
 
 use crate::Reason;
-use crate::abi::{
-    Budget, FlowKey, Limits, Offence, OffenceKind, Sample, SampleKey, SourceKey, Thresholds,
-};
+use crate::abi::{Budget, FlowKey, Limits, Offence, OffenceKind, Sample, SampleKey, SourceKey, Thresholds};
 use crate::gcra::{Rate, Word};
 use crate::parse::{TCP, TcpFlags};
 
@@ -105,20 +103,8 @@ pub struct Accused<'a> {
 #[inline(always)]
 pub fn note(notes: &impl Notes, packet: &Sample, accused: Option<&Accused<'_>>, now: u64) {
     let Some(reason) = packet.reason() else { return };
-    // What a service that only monitors has let pass is no evidence.
-    let counts = packet.passed == 0 || !reason.drops();
-    if let Some(accused) = accused.filter(|_| counts) {
-        match reason {
-            Reason::NotAllowed | Reason::Denied => refused(notes, packet, accused, now),
-            Reason::PacketRate
-            | Reason::ByteRate
-            | Reason::Allowed
-            | Reason::ConnectionRate
-            | Reason::MaxConnections => weigh(notes, packet, reason, accused, now),
-            // A source that has its block already, or none that there could be evidence against.
-            Reason::Blocked | Reason::Malformed | Reason::NotIp => {}
-            Reason::Unguarded | Reason::Fragment | Reason::Trusted => {}
-        }
+    if let Some(accused) = accused {
+        charge(notes, packet, reason, accused, now);
     }
     if packet.packets != 0 && reason.drops() {
         sample(notes, packet, now);
@@ -147,73 +133,79 @@ fn is_proven(notes: &impl Notes, packet: &Sample) -> bool {
     packet.protocol == TCP && !TcpFlags(packet.flags).opens_connection() && notes.is_established(&flow)
 }
 
-/// A packet that no rule allows. Strangers' are refused by the million, and none is evidence: nothing is noted of them.
+/// What a packet is evidence of; of a suspect, one that has passed, too.
 #[inline(always)]
-fn refused<N: Notes>(notes: &N, packet: &Sample, accused: &Accused<'_>, now: u64) {
-    let threshold = accused.thresholds.refused;
-    if threshold == 0 || !is_proven(notes, packet) {
-        return;
+const fn offence(reason: Reason) -> Option<OffenceKind> {
+    match reason {
+        Reason::NotAllowed | Reason::Denied => Some(OffenceKind::Refused),
+        Reason::PacketRate | Reason::ByteRate | Reason::ConnectionRate => Some(OffenceKind::Limited),
+        Reason::MaxConnections | Reason::Allowed => Some(OffenceKind::Limited),
+        // A source that has its block already, or none that there could be evidence against.
+        Reason::Blocked | Reason::Malformed | Reason::NotIp => None,
+        Reason::Unguarded | Reason::Fragment | Reason::Trusted => None,
     }
-    let Some(evidence) = notes.evidence(accused.source) else { return };
-    begin_minute(&evidence, now);
-    evidence.refused.add(packet.packets);
-    report(notes, &evidence, (OffenceKind::Refused, evidence.refused.load()), accused, threshold, now);
 }
 
-/// A packet that the limits have judged, if its source is a suspect or becomes one by it.
 #[inline(always)]
-fn weigh<N: Notes>(notes: &N, packet: &Sample, reason: Reason, accused: &Accused<'_>, now: u64) {
-    let Accused { source, thresholds: Thresholds { limited: threshold, .. }, limits } = *accused;
-    let (Some(limits), 1..) = (limits, *threshold) else { return };
-    let Some(suspicion) = notes.suspicion(source) else { return };
-    let until = suspicion.load();
+fn charge<N: Notes>(notes: &N, packet: &Sample, reason: Reason, accused: &Accused<'_>, now: u64) {
+    let Accused { source, thresholds, limits } = *accused;
+    let Some(kind) = offence(reason) else { return };
+    let (refused, threshold) = match kind {
+        OffenceKind::Refused => (true, thresholds.refused),
+        OffenceKind::Limited | OffenceKind::Connections => (false, thresholds.limited),
+    };
+    // What a service that only monitors has let pass is no evidence.
+    if threshold == 0 || reason.drops() && packet.passed != 0 {
+        return;
+    }
     let proven = is_proven(notes, packet);
     let over = matches!(reason, Reason::PacketRate | Reason::ByteRate);
-    if over && proven && until < now.wrapping_add(MINUTE / 2) {
-        // It does not matter who of several is first.
-        let _ = suspicion.compare_exchange(until, now.wrapping_add(MINUTE));
-    } else if until <= now {
-        let _ = suspicion.compare_exchange(until, 0);
+    // Strangers' packets are refused by the million, and none is evidence: nothing is noted of them.
+    if refused && !proven || !refused && !is_suspect(notes, source, over && proven, now) {
         return;
     }
     let Some(evidence) = notes.evidence(source) else { return };
     begin_minute(&evidence, now);
-    if !proven {
-        evidence.unproven.add(1);
+    let (word, packets) = match (refused, proven) {
+        (true, _) => (&evidence.refused, packet.packets),
+        (false, false) => (&evidence.unproven, 1),
+        (false, true) => (&evidence.limited, 1),
+    };
+    if !refused && proven && limits.is_none_or(|limits| is_within(limits, &evidence, packet, now)) {
         return;
     }
-    let Limits { packets, bytes, .. } = limits;
-    if is_within(packets, &evidence.packets, now, 1)
-        && is_within(bytes, &evidence.bytes, now, packet.length.into())
-    {
-        return;
-    }
-    evidence.limited.add(1);
-    let count = evidence.limited.load();
-    if evidence.unproven.load() <= count {
-        report(notes, &evidence, (OffenceKind::Limited, count), accused, *threshold, now);
+    word.add(packets);
+    let count = word.load();
+    let outweighed = !refused && evidence.unproven.load() > count;
+    if proven && count >= threshold && !outweighed && evidence.reported.compare_exchange(0, 1).is_ok() {
+        notes.offence(Offence::new(kind, *source, count, evidence.since.load(), now));
     }
 }
 
-/// A packet that loses a race to another of its source, on another CPU, counts as within.
+/// Whether packets of this source are weighed; from now on, if this one is `evident`.
 #[inline(always)]
-fn is_within(rate: &Rate, word: &impl Word, now: u64, units: u64) -> bool {
-    rate.is_unlimited() || rate.try_admit(word, word.load(), now, units).unwrap_or(true)
+fn is_suspect(notes: &impl Notes, source: &SourceKey, evident: bool, now: u64) -> bool {
+    let Some(suspicion) = notes.suspicion(source) else { return false };
+    let until = suspicion.load();
+    if evident && until < now.wrapping_add(MINUTE / 2) {
+        // It does not matter who of several is first.
+        let _ = suspicion.compare_exchange(until, now.wrapping_add(MINUTE));
+    } else if until <= now {
+        let _ = suspicion.compare_exchange(until, 0);
+        return false;
+    }
+    true
 }
 
-/// Tells the agent once in a minute that a source has reached a threshold.
+/// Whether a packet of a connection is within the limits, had there been none but such. One that loses a race to another of its source, on
+/// another CPU, counts as within.
 #[inline(always)]
-fn report<N: Notes>(
-    notes: &N,
-    evidence: &EvidenceState<N::Word>,
-    (kind, count): (OffenceKind, u64),
-    accused: &Accused<'_>,
-    threshold: u64,
-    now: u64,
-) {
-    if count >= threshold && evidence.reported.compare_exchange(0, 1).is_ok() {
-        notes.offence(Offence::new(kind, *accused.source, count, evidence.since.load(), now));
-    }
+fn is_within<W: Word>(limits: &Limits, evidence: &EvidenceState<W>, packet: &Sample, now: u64) -> bool {
+    let admits = |rate: &Rate, word: &W, units| {
+        rate.is_unlimited() || rate.try_admit(word, word.load(), now, units).unwrap_or(true)
+    };
+    admits(&limits.packets, &evidence.packets, 1)
+        && admits(&limits.bytes, &evidence.bytes, packet.length.into())
 }
 
 /// Forgets what was counted in the minute before. Who comes last on another CPU meanwhile is counted in either.

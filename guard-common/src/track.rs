@@ -48,20 +48,18 @@ pub fn source(
 
 /// What `client` is counted under at a service.
 #[inline(always)]
-pub fn source_at(
-    tables: &impl Tables,
-    slot: Slot,
-    id: ServiceId,
-    client: Address,
-) -> Option<SourceKey> {
+pub fn source_at(tables: &impl Tables, slot: Slot, id: ServiceId, client: Address) -> Option<SourceKey> {
     tables.service(slot, id).map(|service| SourceKey::new(id, &service, client))
 }
 
 /// How many connections `client` may have at a service at once; 0: as many as it likes.
 #[inline(always)]
 pub fn most(tables: &impl Tables, slot: Slot, id: ServiceId, client: Address) -> u64 {
-    let rule = tables.rule(slot, id, client).filter(|rule| rule.class() == Class::Allow);
-    rule.and_then(|rule| tables.limits(slot, rule.limits())).map_or(0, |limits| limits.max_connections)
+    let Some(rule) = tables.rule(slot, id, client) else { return 0 };
+    match rule.class() {
+        Class::Allow => tables.limits(slot, rule.limits()).map_or(0, |limits| limits.max_connections),
+        Class::Deny | Class::Trusted => 0,
+    }
 }
 
 /// 127.0.0.0/8 (RFC 1122, section 3.2.1.3) and ::1 (RFC 4291, section 2.5.3): such packets never come from a network.

@@ -16,11 +16,11 @@ use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len};
 use aya_ebpf::macros::{btf_tracepoint, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
-use guard_common::abi::{Correction, ServiceId};
+use guard_common::abi::Correction;
+use guard_common::decide;
 use guard_common::parse::Headers;
-use guard_common::{Action, Packet, decide};
 
-use crate::notes::Suspicion;
+use crate::notes::{Outcome, Suspicion};
 use crate::packet::Frame;
 use crate::tables::Maps;
 use crate::tracker::Socket;
@@ -58,24 +58,23 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let mut headers = Headers::default();
     let mut suspicion = Suspicion::default();
     let verdict = decide(&frame, &mut headers, &Maps, now, &mut suspicion);
-    let suspected = word::forget(suspicion.until) != 0;
-    maps::count(verdict, frame.length());
-    if NOTES.load() == 0 {
-        // Nothing of it.
-    } else if verdict.reason.drops() {
-        // SAFETY: the helper takes nothing and has no effect.
-        let (weight, is_watched) = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
-        if weight != 0 || is_watched || suspected {
-            notes::note(&headers, notes::pack(verdict, weight, suspicion.limits, suspected), length as u64);
+    // From here on the verifier knows nothing of the verdict, so it walks through what follows once, and not once for each.
+    let outcome = Outcome::new(verdict, &suspicion);
+    maps::count(word::forget(verdict.counter().into()) as u32, length);
+    if NOTES.load() != 0 {
+        let (weight, is_wanted) = if outcome.is_drop() {
+            // SAFETY: the helper takes nothing and has no effect.
+            let (weight, is_watched) = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
+            (weight, weight != 0 || is_watched)
+        } else {
+            (1, outcome.is_guarded() && maps::may_count_traffic())
+        };
+        if is_wanted || outcome.is_suspected() {
+            notes::note(&headers, outcome.with_weight(weight), length as u64);
             return watch::finish(ctx.ctx);
         }
-    } else if verdict.service != ServiceId::NONE && (suspected || maps::may_count_traffic()) {
-        notes::note(&headers, notes::pack(verdict, 1, suspicion.limits, suspected), length as u64);
     }
-    match verdict.action {
-        Action::Pass | Action::WouldDrop => XDP_PASS,
-        Action::Drop => XDP_DROP,
-    }
+    if outcome.has_passed() { XDP_PASS } else { XDP_DROP }
 }
 
 /// Counts the connections of clients, in every network namespace. What it sees twice counts once.

@@ -7,7 +7,6 @@ use core::ptr::addr_of;
 
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
-use guard_common::Verdict;
 use guard_common::abi::{
     Allowance, Block, Budget, Captured, Counter, Evidence, FlowKey, Home, Limits, LimitsId, Lost, Meter,
     Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
@@ -83,7 +82,7 @@ pub static FLOWS: Sums<FlowKey> = HashMap::new();
 
 /// Handshakes that have begun. Anybody can begin one, so this table forgets, and no other state is in it.
 #[btf_map]
-pub static OPENINGS: LruHashMap<OpeningKey, Opening, 131072> = LruHashMap::new();
+pub static OPENINGS: LruHashMap<OpeningKey, Opening, 65536> = LruHashMap::new();
 
 #[btf_map]
 pub static EVIDENCE: LruHashMap<SourceKey, Evidence, 16384> = LruHashMap::new();
@@ -137,10 +136,10 @@ static COUNTERS: PerCpuArray<Counter, { VERDICTS as usize }> = PerCpuArray::new(
 #[btf_map]
 pub static CARRIED: Array<Counter, { VERDICTS as usize }> = Array::new();
 
-/// Counts a packet under its verdict.
+/// Counts a packet under the counter of its verdict.
 #[inline(always)]
-pub fn count(verdict: Verdict, bytes: usize) {
-    if let Some(counter) = COUNTERS.get_ptr_mut(verdict.counter()) {
+pub fn count(counter: u32, bytes: usize) {
+    if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
         unsafe {
             (*counter).packets += 1;

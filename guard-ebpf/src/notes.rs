@@ -4,8 +4,8 @@ use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use guard_common::abi::{
-    Evidence, FlowKey, LimitsId, Lost, Offence, Policy, Sample, SampleKey, Sampled, SourceKey, Thresholds,
-    Traffic,
+    Evidence, FlowKey, LimitsId, Lost, Offence, Policy, Sample, SampleKey, Sampled, ServiceId, SourceKey,
+    Thresholds, Traffic,
 };
 use guard_common::drops::{self, Accused, EvidenceState, Notes, SampledState};
 use guard_common::observe::{Observer, Step};
@@ -24,9 +24,9 @@ use crate::word::{MapWord, forget};
 /// What the decision says of the source of a packet.
 #[derive(Default)]
 pub struct Suspicion {
-    pub limits: u64,
+    limits: u64,
     /// Not 0: what it sends is weighed, or was until a moment ago.
-    pub until: u64,
+    until: u64,
 }
 
 impl Observer for Suspicion {
@@ -41,13 +41,12 @@ impl Observer for Suspicion {
 
 /// Notes a packet. Few come here, and it is a function of its own, so that the path of all others stays short.
 ///
-/// Where it stands for no packets it is only kept, for who watches, and weighed, if its source is a suspect. `what` is packed, and goes
-/// through a map: so the verifier, which gets here on hundreds of paths, finds them all the same and walks on once.
+/// Where it stands for no packets it is only kept, for who watches, and weighed, if its source is a suspect.
 #[inline(never)]
-pub fn note(headers: &Headers, what: u64, length: u64) {
-    let what = forget(what);
-    let Some(packet) = keep(unpack(headers, what, length)) else { return };
-    if what & (WEIGHT | SUSPECTED) == 0 {
+pub fn note(headers: &Headers, outcome: Outcome, length: u64) {
+    // Through a map: so the verifier finds all packets the same.
+    let Some(packet) = keep(outcome.sample(headers, length)) else { return };
+    if outcome.weight() == 0 && !outcome.is_suspected() {
         return;
     }
     let now = now();
@@ -59,7 +58,7 @@ pub fn note(headers: &Headers, what: u64, length: u64) {
     };
     count(&source, packet, now);
     let Some(policy) = POLICIES.get(slot.index()) else { return };
-    let limits = LIMITS.get(limits_index(slot, LimitsId::new((what >> LIMITS_AT) as u8)));
+    let limits = LIMITS.get(limits_index(slot, outcome.limits()));
     let accused = Accused { source: &source, thresholds: &policy.thresholds, limits };
     drops::note(&Noted, packet, Some(&accused), now);
 }
@@ -79,44 +78,93 @@ fn count(source: &SourceKey, packet: &Sample, now: u64) {
     }
 }
 
-/// How many packets one stands for: the upper half of what [`note`] takes.
-const WEIGHT: u64 = !0 << 32;
-const LIMITS_AT: u32 = 24;
-const SERVICE_AT: u32 = 16;
-const REASON_AT: u32 = 8;
-const PASSED: u64 = 1;
-const SUSPECTED: u64 = 2;
+/// A verdict, how many packets it stands for, and what is known of the source: packed into one number, of which the verifier knows nothing.
+#[derive(Clone, Copy)]
+pub struct Outcome(u64);
 
-/// A verdict, how many packets it stands for, and what is known of the source, as [`note`] takes them.
-#[inline(always)]
-pub fn pack(verdict: Verdict, weight: u32, limits: u64, suspected: bool) -> u64 {
-    let Verdict { action, reason, service } = verdict;
-    let passed = if action == Action::Drop { 0 } else { PASSED };
-    let suspected = if suspected { SUSPECTED } else { 0 };
-    u64::from(weight) << 32
-        | limits << LIMITS_AT
-        | u64::from(service.get()) << SERVICE_AT
-        | (reason as u64) << REASON_AT
-        | suspected
-        | passed
-}
+impl Outcome {
+    const WEIGHT_AT: u32 = 32;
+    const LIMITS_AT: u32 = 24;
+    const SERVICE_AT: u32 = 16;
+    const REASON_AT: u32 = 8;
+    const PASSED: u64 = 1;
+    const DROP: u64 = 2;
+    const SUSPECTED: u64 = 4;
 
-#[inline(always)]
-fn unpack(headers: &Headers, what: u64, length: u64) -> Sample {
-    let Headers { source, protocol, source_port, port, flags, sequence: _ } = headers;
-    Sample {
-        at: 0,
-        packets: what >> 32,
-        source: source.to_bytes(),
-        length: length as u32,
-        source_port: *source_port,
-        port: *port,
-        protocol: *protocol,
-        service: (what >> SERVICE_AT) as u8,
-        reason: (what >> REASON_AT) as u8,
-        passed: (what & PASSED) as u8,
-        flags: flags.0,
-        padding: [0; 3],
+    #[inline(always)]
+    pub fn new(verdict: Verdict, suspicion: &Suspicion) -> Self {
+        let Verdict { action, reason, service } = verdict;
+        let passed = if action == Action::Drop { 0 } else { Self::PASSED };
+        let drop = if reason.drops() { Self::DROP } else { 0 };
+        let suspected = if forget(suspicion.until) == 0 { 0 } else { Self::SUSPECTED };
+        Self(forget(
+            suspicion.limits << Self::LIMITS_AT
+                | u64::from(service.get()) << Self::SERVICE_AT
+                | (reason as u64) << Self::REASON_AT
+                | suspected
+                | drop
+                | passed,
+        ))
+    }
+
+    #[inline(always)]
+    pub fn with_weight(self, weight: u32) -> Self {
+        Self(u64::from(weight) << Self::WEIGHT_AT | self.0)
+    }
+
+    #[inline(always)]
+    pub fn has_passed(self) -> bool {
+        self.0 & Self::PASSED != 0
+    }
+
+    /// Whether it is a drop, or would be one if its service enforced.
+    #[inline(always)]
+    pub fn is_drop(self) -> bool {
+        self.0 & Self::DROP != 0
+    }
+
+    #[inline(always)]
+    pub fn is_suspected(self) -> bool {
+        self.0 & Self::SUSPECTED != 0
+    }
+
+    #[inline(always)]
+    pub fn is_guarded(self) -> bool {
+        self.service() != ServiceId::NONE
+    }
+
+    #[inline(always)]
+    fn service(self) -> ServiceId {
+        ServiceId::new((self.0 >> Self::SERVICE_AT) as u8)
+    }
+
+    #[inline(always)]
+    fn limits(self) -> LimitsId {
+        LimitsId::new((self.0 >> Self::LIMITS_AT) as u8)
+    }
+
+    #[inline(always)]
+    fn weight(self) -> u64 {
+        self.0 >> Self::WEIGHT_AT
+    }
+
+    #[inline(always)]
+    fn sample(self, headers: &Headers, length: u64) -> Sample {
+        let Headers { source, protocol, source_port, port, flags, sequence: _ } = headers;
+        Sample {
+            at: 0,
+            packets: self.weight(),
+            source: source.to_bytes(),
+            length: length as u32,
+            source_port: *source_port,
+            port: *port,
+            protocol: *protocol,
+            service: self.service().get(),
+            reason: (self.0 >> Self::REASON_AT) as u8,
+            passed: self.has_passed().into(),
+            flags: flags.0,
+            padding: [0; 3],
+        }
     }
 }
 
@@ -127,15 +175,8 @@ pub fn thresholds(now: u64) -> Thresholds {
 }
 
 /// Not on the stack, which is small.
-static NO_EVIDENCE: Evidence = Evidence {
-    since: 0,
-    refused: 0,
-    limited: 0,
-    unproven: 0,
-    packets: 0,
-    bytes: 0,
-    reported: 0,
-};
+static NO_EVIDENCE: Evidence =
+    Evidence { since: 0, refused: 0, limited: 0, unproven: 0, packets: 0, bytes: 0, reported: 0 };
 
 pub struct Noted;
 
@@ -151,7 +192,9 @@ impl Notes for Noted {
     #[inline(always)]
     fn suspicion(&self, source: &SourceKey) -> Option<MapWord> {
         // SAFETY: the value was just looked up and stays for the run of the program; its words are aligned.
-        METERS.get_ptr_mut(source).map(|meter| unsafe { MapWord::new(addr_of_mut!((*meter).suspected_until)) })
+        METERS
+            .get_ptr_mut(source)
+            .map(|meter| unsafe { MapWord::new(addr_of_mut!((*meter).suspected_until)) })
     }
 
     #[inline(always)]

@@ -1,5 +1,7 @@
 //! Checked, copying reads of the frame that XDP was given.
 
+use core::arch::asm;
+
 use aya_ebpf::programs::XdpContext;
 use guard_common::Packet;
 
@@ -28,12 +30,31 @@ impl Packet for Frame {
 
     #[inline(always)]
     fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
-        let start = self.start + offset;
+        let start = hold(self.start + offset);
         if start + N > self.end {
             return None;
         }
+        let mut bytes = [0; N];
+        let mut at = 0;
         // SAFETY: the bytes lie within the packet, as the verifier checks again at load.
-        Some(unsafe { (start as *const [u8; N]).read_unaligned() })
+        unsafe {
+            while at + 8 <= N {
+                bytes[at..at + 8].copy_from_slice(&u64_at(start + at).to_ne_bytes());
+                at += 8;
+            }
+            if at + 4 <= N {
+                bytes[at..at + 4].copy_from_slice(&u32_at(start + at).to_ne_bytes());
+                at += 4;
+            }
+            if at + 2 <= N {
+                bytes[at..at + 2].copy_from_slice(&u16_at(start + at).to_ne_bytes());
+                at += 2;
+            }
+            if at < N {
+                bytes[at] = ((start + at) as *const u8).read();
+            }
+        }
+        Some(bytes)
     }
 
     #[inline(always)]
@@ -41,3 +62,33 @@ impl Packet for Frame {
         word::forget(offset as u64) as usize
     }
 }
+
+/// Keeps an address in one register: what the verifier learns of it there it does not know of the same sum, made a second time.
+#[inline(always)]
+pub fn hold(address: usize) -> usize {
+    let mut address = address;
+    // SAFETY: the instruction touches nothing but the register.
+    unsafe { asm!("{0} = {0}", inout(reg) address, options(pure, nomem, nostack)) };
+    address
+}
+
+/// Words at addresses that need not be aligned. For the compiler, such a word on this target is so many bytes; for the kernel it is a word
+/// wherever the machine can read it.
+///
+/// # Safety
+/// The word lies within the frame.
+macro_rules! word_at {
+    ($name:ident, $word:ty, $load:literal) => {
+        #[inline(always)]
+        pub unsafe fn $name(address: usize) -> $word {
+            let word: u64;
+            // SAFETY: the instruction only reads, and the verifier checks where.
+            unsafe { asm!($load, out(reg) word, in(reg) address, options(pure, readonly, nostack)) };
+            word as $word
+        }
+    };
+}
+
+word_at!(u64_at, u64, "{0} = *(u64 *)({1} + 0)");
+word_at!(u32_at, u32, "{0} = *(u32 *)({1} + 0)");
+word_at!(u16_at, u16, "{0} = *(u16 *)({1} + 0)");

@@ -17,6 +17,7 @@ use crate::maps::{
     BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, OPENINGS, POLICIES, PORTS,
     RULES_V4, RULES_V6, SERVICES,
 };
+use crate::packet::hold;
 use crate::word::MapWord;
 
 pub struct Maps;
@@ -56,16 +57,19 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
-        match source.family() {
+        let rule = match source.family() {
             Family::V4(address) => {
                 let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::new(id, address));
-                RULES_V4.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
+                RULES_V4.get(slot.index()).and_then(|rules| rules.get(&key))
             }
             Family::V6(address) => {
                 let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::new(id, address));
-                RULES_V6.get(slot.index()).and_then(|rules| rules.get(&key)).copied()
+                RULES_V6.get(slot.index()).and_then(|rules| rules.get(&key))
             }
-        }
+        };
+        // The compiler reads an optional rule where it is none, as if that had no effect, and the verifier refuses that. So there is a number
+        // in any case.
+        Rule::of_word(hold(rule.map_or(0, |rule| rule.word()) as usize) as u32)
     }
 
     #[inline(always)]

@@ -1,6 +1,5 @@
 //! Showing drops to somebody who watches.
 
-use core::arch::asm;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
@@ -10,19 +9,22 @@ use guard_common::abi::{Allowance, Captured, SHOWN, Sample, Watch};
 use guard_common::gcra::Word;
 
 use crate::maps::{CAPTURES, Shown, WATCH, allowance, kept, watch_word};
+use crate::packet::{hold, u64_at};
 use crate::word::{MapWord, forget};
 
 const WORD: usize = size_of::<u64>();
 
-/// What becomes of the drop that was kept last; it is shown, if somebody wants it. This takes nothing that differs from path to path, so the
-/// verifier walks through it once.
+/// What becomes of the packet that was kept last; a drop is shown, if somebody wants it. This takes nothing that differs from path to path, so
+/// the verifier walks through it once.
 #[inline(never)]
 pub fn finish(ctx: *mut xdp_md) -> xdp_action::Type {
-    let Some(drop) = kept() else { return xdp_action::XDP_DROP };
-    if let Some(watch) = WATCH.get_ptr_mut(0) {
-        show(ctx, watch, drop);
+    let Some(packet) = kept() else { return xdp_action::XDP_DROP };
+    if packet.reason().is_some_and(|reason| reason.drops())
+        && let Some(watch) = WATCH.get_ptr_mut(0)
+    {
+        show(ctx, watch, packet);
     }
-    if drop.passed == 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
+    if packet.passed == 0 { xdp_action::XDP_DROP } else { xdp_action::XDP_PASS }
 }
 
 #[inline(always)]
@@ -84,7 +86,7 @@ unsafe fn copy(ctx: *mut xdp_md, to: *mut u8) -> usize {
     let mut copied = 0;
     while copied + WORD <= SHOWN && start + copied + WORD <= end {
         // SAFETY: both lie within the frame and the room.
-        unsafe { to.add(copied).cast::<u64>().write_unaligned(word_at(start + copied)) };
+        unsafe { to.add(copied).cast::<u64>().write_unaligned(u64_at(start + copied)) };
         copied += WORD;
     }
     // The last word, part of which is there already.
@@ -93,34 +95,10 @@ unsafe fn copy(ctx: *mut xdp_md, to: *mut u8) -> usize {
         let from = hold(start + last);
         if from + WORD <= end {
             // SAFETY: as before.
-            unsafe { to.add(last).cast::<u64>().write_unaligned(word_at(from)) };
+            unsafe { to.add(last).cast::<u64>().write_unaligned(u64_at(from)) };
         }
     }
     shown
-}
-
-/// Keeps an address in one register: what the verifier learns of it there it does not know of the same sum, made a second time.
-#[inline(always)]
-fn hold(address: usize) -> usize {
-    let mut address = address;
-    // SAFETY: the instruction touches nothing but the register.
-    unsafe { asm!("{0} = {0}", inout(reg) address, options(pure, nomem, nostack)) };
-    address
-}
-
-/// The word at an address that need not be aligned: for the compiler, one on this target is eight bytes; for the kernel it is a word wherever
-/// the machine can read it.
-///
-/// # Safety
-/// The word lies within the frame.
-#[inline(always)]
-unsafe fn word_at(address: usize) -> u64 {
-    let word;
-    // SAFETY: the instruction only reads, and the verifier checks where.
-    unsafe {
-        asm!("{0} = *(u64 *)({1} + 0)", out(reg) word, in(reg) address, options(pure, readonly, nostack));
-    }
-    word
 }
 
 /// A line of numbers, which the agent gives names to: each name that could be in it would be a path of its own for the verifier.

@@ -1,14 +1,23 @@
 //! Connections: who has how many, where containers are behind the host too, what limits them, and what ends them.
 
+use std::io::Read;
+use std::net::{SocketAddr, TcpStream, UdpSocket};
+use std::os::fd::{AsRawFd, OwnedFd};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::thread;
 use std::time::Duration;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
 use guard_common::Reason;
+use guard_tests::frame::{Frame, SYN, Transport};
 use guard_tests::guard::Guard;
 use guard_tests::net::{CONTAINER, Host};
-use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
+use guard_tests::raw::Wire;
+use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene, to_server};
 use guard_tests::streams::{StreamingServer, connect, stream};
 use guard_tests::wait;
+use nix::errno::Errno;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 use serde_json::Value;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -161,5 +170,129 @@ fn a_container_that_is_reached_by_routing_is_guarded_too() -> Result<()> {
     ensure!(server.has(0, Duration::from_secs(1)));
     let metrics = guard.metrics()?;
     ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
+    Ok(())
+}
+
+/// Handshakes that run side by side are all let through, since none of them counts yet. What they open past the limit is closed.
+#[test]
+fn handshakes_at_the_same_time_get_no_more_than_the_limit() -> Result<()> {
+    const AT_ONCE: usize = 40;
+    let scene = Scene::new()?;
+    let server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let guard = Guard::start(&scene.server, &policy(FIVE))?;
+    // A slow uplink: the answers to SYN-ACKs queue up behind the other SYNs.
+    let slow = "qdisc add dev eth0 root tbf rate 100kbit burst 1600 latency 5s";
+    let (ok, said) = scene.client.output("tc", &slow.split(' ').collect::<Vec<_>>())?;
+    ensure!(ok, "{said}");
+    let address: SocketAddr = format!("{}:8000", SERVER[0]).parse()?;
+    let open = scene.client.enter(|| {
+        let socket = || -> Result<OwnedFd> {
+            let flags = SockFlag::SOCK_NONBLOCK | SockFlag::SOCK_CLOEXEC;
+            let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+            match nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address)) {
+                Ok(()) | Err(Errno::EINPROGRESS) => Ok(socket),
+                Err(errno) => Err(errno.into()),
+            }
+        };
+        // What may pass at once is used up.
+        UdpSocket::bind("0.0.0.0:0")?.send_to(&[0; 1400], (SERVER[0], 9))?;
+        (0..AT_ONCE).map(|_| socket()).collect::<Result<Vec<_>>>()
+    })?;
+    let let_through = || guard.counter("web", Reason::Allowed).is_ok_and(|all| all.packets > 60);
+    ensure!(wait::within(PATIENCE, let_through), "{:?}", guard.counter("web", Reason::Allowed)?);
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
+    // And so it is for the server.
+    let (_, sockets) = scene.server.output("ss", &["-Htn", "state", "established", "sport = :8000"])?;
+    ensure!(sockets.lines().count() == 5, "{sockets}");
+    let killed = guard.metrics()?;
+    let killed = killed.lines().find_map(|line| line.strip_prefix("guard_sockets_killed_total "));
+    println!(
+        "{AT_ONCE} handshakes at once, {} connections over the limit were closed",
+        killed.unwrap_or("no")
+    );
+    ensure!(killed.is_some_and(|killed| killed != "0"), "no handshakes ran side by side: {killed:?}");
+    ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
+    drop(open);
+    ensure!(server.has(0, PATIENCE));
+    Ok(())
+}
+
+/// A proxy in a container, and the host itself: what they have open is nobody's offence, whether it was there before guard or not.
+#[test]
+fn what_does_not_come_through_guard_does_not_count() -> Result<()> {
+    const MANY: usize = 20;
+    let scene = Scene::new()?;
+    let container = scene.server.publish(7000, 9000)?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let everybody = "allow = [\"0.0.0.0/0\"]\nlimits = \"few\"\n[limits.few]\nmax_connections = 5\n[autoblock]\nconnections = 10\n";
+    let text = policy("").replace(&format!("allow = {ALLOW}\n"), everybody);
+    let mut open = connect(&container, SERVER[0], MANY)?;
+    open.extend(connect(&scene.server, SERVER[0], MANY)?);
+    let through = connect(&scene.client, SERVER[0], 3)?;
+    let guard = Guard::start(&scene.server, &text)?;
+    expect(&guard, &[("10.77.1.2/32", 3)])?;
+    open.extend(connect(&container, SERVER[0], MANY)?);
+    open.extend(connect(&scene.server, SERVER[0], MANY)?);
+    // Two comparisons with the sockets.
+    thread::sleep(Duration::from_secs(22));
+    expect(&guard, &[("10.77.1.2/32", 3)])?;
+    let (_, blocks, _) = guard.output(&["blocks", "--json"])?;
+    ensure!(blocks.trim() == "[]", "{blocks}");
+    ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
+    for mut stream in open {
+        stream.set_read_timeout(Some(Duration::from_millis(1)))?;
+        let gone = matches!(stream.read(&mut [0]), Ok(0)) || stream.take_error()?.is_some();
+        ensure!(!gone, "a connection that has nothing to do with guard was closed");
+    }
+    drop(through);
+    expect(&guard, &[])?;
+    Ok(())
+}
+
+/// SYNs in a client's name to another service do not decide what its connections are counted under.
+#[test]
+fn a_forged_syn_moves_no_connection_to_another_service() -> Result<()> {
+    const COUNT: u16 = 40;
+    const FIRST: u16 = 45_000;
+    let scene = Scene::new()?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let other = format!("[[service]]\nname = \"other\"\nports = [8001]\nallow = {ALLOW}\n");
+    let guard = Guard::start(&scene.server, &format!("{}{other}", policy("")))?;
+    let wire = Wire::open(&scene.stranger)?;
+    let forged: Vec<_> = (FIRST..FIRST + COUNT)
+        .map(|source_port| Frame::new(CLIENT[0], Transport::Tcp { source_port, port: 8001, flags: SYN }))
+        .map(|frame| Frame { source_mac: scene.stranger.mac(), ..to_server(frame) }.build())
+        .collect();
+    let stop = AtomicBool::new(false);
+    let address: SocketAddr = format!("{}:8000", SERVER[0]).parse()?;
+    let open = thread::scope(|scope| {
+        let forging = scope.spawn(|| -> Result<()> {
+            while !stop.load(Ordering::Relaxed) {
+                forged.iter().try_for_each(|frame| wire.send(frame))?;
+            }
+            Ok(())
+        });
+        thread::sleep(Duration::from_millis(100));
+        let open = scene.client.enter(|| {
+            let connect = |port| -> Result<TcpStream> {
+                let flags = SockFlag::SOCK_CLOEXEC;
+                let socket = socket(AddressFamily::Inet, SockType::Stream, flags, None)?;
+                let local: SocketAddr = format!("{}:{port}", CLIENT[0]).parse()?;
+                bind(socket.as_raw_fd(), &SockaddrStorage::from(local))?;
+                nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(address))?;
+                Ok(TcpStream::from(socket))
+            };
+            (FIRST..FIRST + COUNT).map(connect).collect::<Result<Vec<_>>>()
+        });
+        stop.store(true, Ordering::Relaxed);
+        forging.join().map_err(|_| anyhow!("the forger panicked"))??;
+        open
+    })?;
+    ensure!(guard.counter("other", Reason::Allowed)?.packets > 1000);
+    let services: Vec<Value> = serde_json::from_str(&guard.output(&["connections", "--json"])?.1)?;
+    let [of_web] = services.as_slice() else { anyhow::bail!("{services:?}") };
+    ensure!(of_web["service"] == "web" && of_web["established"] == COUNT, "{of_web}");
+    drop(open);
+    expect(&guard, &[])?;
     Ok(())
 }

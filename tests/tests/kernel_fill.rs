@@ -58,8 +58,11 @@ fn few_entries_are_counted_exactly() -> Result<()> {
     let service = abi::Service::new(false, 32, 64);
     let source = |last| SourceKey::new(abi::ServiceId::new(1), &service, Address::v4([10, 0, 0, last]));
     maps.write_connections(&[(source(2), 5)])?;
-    let tracked =
-        Tracked { source: source(1), flow: FlowKey::new(Address::v4([10, 0, 0, 1]), 40_000, source(1).service()), namespace: 1 };
+    let tracked = Tracked {
+        source: source(1),
+        flow: FlowKey::new(Address::v4([10, 0, 0, 1]), 40_000, source(1).service()),
+        namespace: 1,
+    };
     kernel.datapath.correct(&Correction::Open { cookie: 1, tracked })?;
     for number in 0..7 {
         kernel.judge(&Frame::segment(&large::allowed(number), 8000).build())?;

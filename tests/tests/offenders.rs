@@ -113,8 +113,13 @@ fn who_opens_connections_in_a_loop_is_blocked_and_loses_its_streams() -> Result<
     Ok(())
 }
 
-/// Sends what `frame` makes, again and again from two threads, until told to stop. Returns how many.
-fn flood(scene: &Scene, stop: &AtomicBool, frame: impl Fn(u16) -> Frame + Sync) -> Result<u64> {
+/// Sends what `frame` makes, again and again from two threads, until told to stop, with a pause after each. Returns how many.
+fn flood(
+    scene: &Scene,
+    stop: &AtomicBool,
+    pause: Duration,
+    frame: impl Fn(u16) -> Frame + Sync,
+) -> Result<u64> {
     let sent = AtomicU64::new(0);
     let send = || -> Result<()> {
         let wire = Wire::open(&scene.stranger)?;
@@ -122,8 +127,14 @@ fn flood(scene: &Scene, stop: &AtomicBool, frame: impl Fn(u16) -> Frame + Sync) 
         while !stop.load(Ordering::Relaxed) {
             for frame in &frames {
                 wire.send(frame)?;
+                sent.fetch_add(1, Ordering::Relaxed);
+                if !pause.is_zero() {
+                    thread::sleep(pause);
+                    if stop.load(Ordering::Relaxed) {
+                        break;
+                    }
+                }
             }
-            sent.fetch_add(frames.len() as u64, Ordering::Relaxed);
         }
         Ok(())
     };
@@ -161,7 +172,7 @@ fn nobody_gets_a_client_blocked_by_forging_its_address() -> Result<()> {
         let before = (listening.heard()?, guard.counter("web", reason)?.packets);
         let stop = AtomicBool::new(false);
         let (sent, progress) = thread::scope(|scope| {
-            let flooding = scope.spawn(|| flood(&scene, &stop, frame));
+            let flooding = scope.spawn(|| flood(&scene, &stop, Duration::ZERO, frame));
             thread::sleep(TIME);
             let progress = listening.heard().map(|now| now - before.0);
             stop.store(true, Ordering::Relaxed);
@@ -179,6 +190,64 @@ fn nobody_gets_a_client_blocked_by_forging_its_address() -> Result<()> {
     }
     ensure!(listening.goes_on(5000, PATIENCE), "the stream goes on");
     ensure!(server.has(1, PATIENCE), "and is the same one");
+    Ok(())
+}
+
+/// A client that sends much, and keeps its limits. Whoever forges its address takes from what it may send; what is dropped of its own packets is
+/// no evidence, though they are of an established connection.
+#[test]
+fn nobody_gets_a_busy_client_blocked_either() -> Result<()> {
+    const TIME: Duration = Duration::from_secs(6);
+    /// Four fifths of what it may.
+    const PACE: Duration = Duration::from_micros(1250);
+    // Nothing but packets is limited: forged SYNs take from them, too.
+    const LIMITS: &str =
+        "limits = \"client\"\n[limits.client]\npackets_per_second = 1000\npacket_burst = 1000\n";
+    let scene = Scene::new()?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let guard = Guard::start(&scene.server, &policy(LIMITS))?;
+    let open = guard_tests::streams::connect(&scene.client, SERVER[0], 1)?;
+    let its_port = open[0].local_addr()?.port();
+    let tcp = |source_port, flags| Frame::new(CLIENT[0], Transport::Tcp { source_port, port: 8000, flags });
+    let own = Frame { source_mac: scene.client.mac(), ..to_server(tcp(its_port, ACK)) }.build();
+    let syn = |source_port| tcp(source_port, SYN);
+    let udp = |source_port| Frame::new(CLIENT[0], Transport::Udp { source_port, port: 8000 });
+    let ack = |source_port| tcp(source_port, ACK);
+    let floods: [(&str, Duration, Shape<'_>); 4] = [
+        ("SYN", Duration::ZERO, &syn),
+        ("UDP", Duration::ZERO, &udp),
+        ("ACK to all ports", Duration::ZERO, &ack),
+        // With the client's own just over what is allowed, so that most of the forged ones pass.
+        ("ACK, a few", 2 * PACE, &ack),
+    ];
+    for (name, pause, frame) in floods {
+        let before = guard.counter("web", Reason::PacketRate)?.packets;
+        let stop = AtomicBool::new(false);
+        let own_sent = thread::scope(|scope| {
+            let flooding = scope.spawn(|| flood(&scene, &stop, pause, frame));
+            let sending = scope.spawn(|| -> Result<u64> {
+                let (wire, begun) = (Wire::open(&scene.client)?, Instant::now());
+                let mut sent = 0;
+                while begun.elapsed() < TIME {
+                    wire.send(&own)?;
+                    sent += 1;
+                    thread::sleep((begun + PACE * sent).saturating_duration_since(Instant::now()));
+                }
+                Ok(sent.into())
+            });
+            let sent = sending.join().map_err(|_| anyhow!("the client panicked"));
+            stop.store(true, Ordering::Relaxed);
+            flooding.join().map_err(|_| anyhow!("the flood panicked"))??;
+            sent?
+        })?;
+        let limited = guard.counter("web", Reason::PacketRate)?.packets - before;
+        println!("{name}: {own_sent} of the client, {limited} over the limit, forged ones included");
+        // What it has lost would be evidence enough.
+        ensure!(own_sent > 3000 && limited > 400, "{name}: {own_sent}, {limited}");
+        ensure!(blocks(&guard)?.is_empty(), "{name}: {:?}", blocks(&guard)?);
+        let (_, explained, _) = guard.output(&["explain", CLIENT[0], "--port", "8000"])?;
+        ensure!(explained.contains("its packets are weighed"), "{name}: it is no suspect: {explained}");
+    }
     Ok(())
 }
 

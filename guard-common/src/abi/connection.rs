@@ -226,7 +226,8 @@ mod tests {
     fn corrections_arrive_as_they_were_sent() {
         let address = Address::v4([10, 1, 2, 3]);
         let source = SourceKey::new(ServiceId::new(7), &Service::new(false, 32, 64), address);
-        let tracked = Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(7)), namespace: 9 };
+        let tracked =
+            Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(7)), namespace: 9 };
         let corrections = [
             Correction::Open { cookie: u64::MAX, tracked },
             Correction::Close { cookie: 5 },

@@ -35,7 +35,11 @@ fn layouts_are_those_of_version_4() {
         ("Watch", size_of::<Watch>(), 40),
         ("Allowance", size_of::<Allowance>(), 32),
         ("Captured", size_of::<Captured>(), 184),
-        ("align of keys", align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(), 1),
+        (
+            "align of keys",
+            align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(),
+            4 * 4 * 4,
+        ),
     ];
     for (name, size, expected) in sizes {
         assert_eq!(size, expected, "{name}");

@@ -135,6 +135,19 @@ impl Rule {
         Self { class, limits: limits.get(), padding: [0; 2] }
     }
 
+    /// The rule as a number, which is not 0.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        u32::from_ne_bytes([self.class, self.limits, 0, 0])
+    }
+
+    /// 0 is no rule.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Option<Self> {
+        let [class, limits, _, _] = word.to_ne_bytes();
+        if word == 0 { None } else { Some(Self { class, limits, padding: [0; 2] }) }
+    }
+
     /// A class that is not known here denies.
     #[inline(always)]
     pub const fn class(self) -> Class {

@@ -149,7 +149,10 @@ fn a_source_whose_connections_alone_go_over_its_limits_is_reported_once_a_minute
     let [offence] = found.as_slice() else { panic!("{found:?}") };
     assert_eq!((offence.kind(), offence.count), (Some(OffenceKind::Limited), 100));
     let limited = notes.evidence(&source()).unwrap().limited.load();
-    assert!((190..=210).contains(&limited), "600 were sent, 100 at once and 300 in 3 s are its right: {limited}");
+    assert!(
+        (190..=210).contains(&limited),
+        "600 were sent, 100 at once and 300 in 3 s are its right: {limited}"
+    );
     note_all(&notes, &over, 400, 70 * SECOND, 71 * SECOND);
     assert_eq!(notes.offences.borrow().len(), 2, "in the next minute again");
 }
@@ -178,7 +181,8 @@ fn bytes_are_weighed_too() {
     for number in 0..200 {
         note(&notes, &packet, Some(&accused), SECOND + number * SECOND / 100);
     }
-    let [limited, reported] = [notes.evidence(&source).unwrap().limited.load(), notes.offences.borrow().len() as u64];
+    let [limited, reported] =
+        [notes.evidence(&source).unwrap().limited.load(), notes.offences.borrow().len() as u64];
     assert!((165..=175).contains(&limited) && reported == 1, "200 of which 10 + 20 are its right: {limited}");
 }
 

@@ -60,8 +60,10 @@ mod tests {
 
     #[test]
     fn pardons_are_bounded() {
-        let nets: Vec<IpNet> =
-            (0..2 * MOST as u32).map(|number| std::net::Ipv4Addr::from(number).into()).map(|ip: std::net::IpAddr| ip.into()).collect();
+        let nets: Vec<IpNet> = (0..2 * MOST as u32)
+            .map(|number| std::net::Ipv4Addr::from(number).into())
+            .map(|ip: std::net::IpAddr| ip.into())
+            .collect();
         let mut pardons = Pardons::default();
         pardons.grant(&nets);
         assert_eq!(pardons.sources.len(), MOST);

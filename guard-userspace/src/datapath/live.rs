@@ -6,8 +6,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, OpenCount, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6,
-    SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
+    Block, Limits, LimitsId, Meter, OpenCount, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS,
+    Service, ServiceId, SourceKey, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -123,7 +123,8 @@ impl Tables for Live<'_> {
     }
 
     fn connections(&self, source: &SourceKey) -> u64 {
-        let count = self.hash::<SourceKey, OpenCount>("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?));
+        let count =
+            self.hash::<SourceKey, OpenCount>("CONNECTIONS").and_then(|open| Ok(open.get(source, 0)?));
         count.unwrap_or_default().open()
     }
 

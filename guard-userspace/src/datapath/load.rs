@@ -84,7 +84,8 @@ impl Datapath {
     /// When the kernel or the privileges do not suffice, or when the kernel refuses the program.
     pub fn open(options: &Options) -> Result<Self, Error> {
         host::check()?;
-        let alone = options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.alone())).transpose()?;
+        let alone =
+            options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.alone())).transpose()?;
         let choice = options.pins.as_ref().map(|pins| choose_set(pins, &options.capacities)).transpose()?;
         let multi_buffer = host::takes_multi_buffer();
         let mut ebpf = load_object(options, choice.as_ref().map(|choice| &choice.set))?;

@@ -52,7 +52,9 @@ fn home() -> io::Result<Home> {
     let places = (types.offset("net", &["ns", "inum"]), types.offset("tcp_sock", &["rcv_nxt"]));
     match (u32::try_from(inode), places) {
         (Ok(namespace), (Some(inode_at), Some(next_at))) => Ok(Home { namespace, inode_at, next_at }),
-        _ => Err(io::Error::other("this kernel's sockets and network namespaces are not what is known of them")),
+        _ => Err(io::Error::other(
+            "this kernel's sockets and network namespaces are not what is known of them",
+        )),
     }
 }
 

@@ -84,7 +84,10 @@ fn is_over(index: u32, interfaces: &BTreeSet<u32>, links: &[Link]) -> bool {
         if !seen.insert(index) {
             continue;
         }
-        ways.extend(links.iter().filter(|link| link.index == index).filter_map(|link| link.lower));
+        // That of a veth is in another namespace, and numbered there.
+        let has_carrier = |link: &&Link| matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "ipvlan"));
+        let itself = links.iter().filter(|link| link.index == index);
+        ways.extend(itself.filter(has_carrier).filter_map(|link| link.lower));
         ways.extend(links.iter().filter(|link| link.controller == Some(index)).map(|link| link.index));
     }
     false
@@ -107,20 +110,32 @@ mod tests {
 
     #[test]
     fn a_way_goes_by_carriers_and_parts() {
-        let link = |index, controller, lower| Link { index, controller, lower, ..Link::default() };
+        let link = |kind: &str, index, controller, lower| Link {
+            index,
+            controller,
+            lower,
+            kind: Some(kind.into()),
+            ..Link::default()
+        };
         // eth0 and eth1 in a bond, a VLAN on it, a bridge of that, a container on another bridge.
         let links = [
-            link(2, Some(4), None),
-            link(3, Some(4), None),
-            link(4, None, None),
-            link(5, Some(6), Some(4)),
-            link(6, None, None),
-            link(7, Some(8), Some(7)),
-            link(8, None, None),
+            link("", 2, Some(4), None),
+            link("", 3, Some(4), None),
+            link("bond", 4, None, None),
+            link("vlan", 5, Some(6), Some(4)),
+            link("bridge", 6, None, None),
+            link("veth", 7, Some(8), Some(2)),
+            link("bridge", 8, None, None),
         ];
-        for (index, guarded, expected) in
-            [(2, 2, true), (4, 2, true), (5, 4, true), (6, 2, true), (2, 4, false), (8, 2, false), (9, 9, true)]
-        {
+        for (index, guarded, expected) in [
+            (2, 2, true),
+            (4, 2, true),
+            (5, 4, true),
+            (6, 2, true),
+            (2, 4, false),
+            (8, 2, false),
+            (9, 9, true),
+        ] {
             assert_eq!(is_over(index, &BTreeSet::from([guarded]), &links), expected, "{index} {guarded}");
         }
     }

@@ -184,7 +184,10 @@ impl Engine {
         let policy = self.policies().live().clone();
         let services = self.services_by_id();
         let monitors = |name: &String| {
-            policy.services.iter().any(|service| service.name == *name && service.mode == ServiceMode::Monitor)
+            policy
+                .services
+                .iter()
+                .any(|service| service.name == *name && service.mode == ServiceMode::Monitor)
         };
         let mut cookies = HashSet::new();
         for (source, (most, opened)) in by_source {

@@ -53,7 +53,11 @@ impl Engine {
             match self.judge(offence, &policy) {
                 Ok(decision) => blocked.extend(decision),
                 Err(error) => {
-                    warn!("{} should be blocked ({}), and is not: {error:#}", offence.source, offence.reason());
+                    warn!(
+                        "{} should be blocked ({}), and is not: {error:#}",
+                        offence.source,
+                        offence.reason()
+                    );
                 }
             }
         }
