@@ -204,7 +204,7 @@ fn nobody_gets_a_busy_client_blocked_either() -> Result<()> {
     const A_FEW: Duration = Duration::from_millis(5);
     // Nothing but packets is limited: forged SYNs take from them, too.
     const LIMITS: &str =
-        "limits = \"client\"\n[limits.client]\npackets_per_second = 1000\npacket_burst = 1000\n";
+        "limits = \"client\"\n[limits.client]\npackets_per_second = 1000\npacket_burst = 200\n";
     let scene = Scene::new()?;
     let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
     let guard = Guard::start(&scene.server, &policy(LIMITS))?;
@@ -216,12 +216,13 @@ fn nobody_gets_a_busy_client_blocked_either() -> Result<()> {
     let udp = |source_port| Frame::new(CLIENT[0], Transport::Udp { source_port, port: 8000 });
     let ack = |source_port| tcp(source_port, ACK);
     let floods: [(&str, Duration, Shape<'_>); 6] = [
+        // First: later ones may be outweighed by what a flood has left.
+        ("ACK, a few", A_FEW, &ack),
+        ("SYN, a few", A_FEW, &syn),
+        ("UDP, a few", A_FEW, &udp),
         ("SYN", Duration::ZERO, &syn),
         ("UDP", Duration::ZERO, &udp),
         ("ACK to all ports", Duration::ZERO, &ack),
-        ("SYN, a few", A_FEW, &syn),
-        ("UDP, a few", A_FEW, &udp),
-        ("ACK, a few", A_FEW, &ack),
     ];
     for (name, pause, frame) in floods {
         let before = guard.counter("web", Reason::PacketRate)?.packets;
