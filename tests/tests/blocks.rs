@@ -204,6 +204,24 @@ fn without_an_agent_the_commands_work_and_the_next_agent_knows() -> Result<()> {
     Ok(())
 }
 
+/// Two that change the same tables would undo each other: what one counts, the other does not know.
+#[test]
+fn a_command_that_does_not_find_the_agent_changes_nothing() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    run(&guard, &["block", CLIENT[0], "--scope", "host"])?;
+    for arguments in [&["unblock", CLIENT[0]] as &[&str], &["block", "10.9.9.9"], &["blocks"], &["confirm"]] {
+        let output = guard.command(arguments)?.env("GUARD_SOCKET", "/run/no-such.sock").output()?;
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        ensure!(
+            output.status.code() == Some(1) && stderr.contains("GUARD_SOCKET"),
+            "{arguments:?}: {stderr}"
+        );
+    }
+    ensure!(!ping(&scene.client) && blocks(&guard)?.len() == 1);
+    Ok(())
+}
+
 #[test]
 fn lists_are_taken_whole_or_not_at_all_and_quickly() -> Result<()> {
     let scene = Scene::new()?;

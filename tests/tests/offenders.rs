@@ -246,9 +246,9 @@ fn nobody_gets_a_busy_client_blocked_either() -> Result<()> {
         })?;
         let limited = guard.counter("web", Reason::PacketRate)?.packets - before;
         println!("{name}: {own_sent} of the client, {limited} over the limit, forged ones included");
+        ensure!(blocks(&guard)?.is_empty(), "{name}: {:?}", blocks(&guard)?);
         // What it has lost would be evidence enough.
         ensure!(own_sent > 3000 && limited > 400, "{name}: {own_sent}, {limited}");
-        ensure!(blocks(&guard)?.is_empty(), "{name}: {:?}", blocks(&guard)?);
         let (_, explained, _) = guard.output(&["explain", CLIENT[0], "--port", "8000"])?;
         ensure!(explained.contains("its packets are weighed"), "{name}: it is no suspect: {explained}");
     }
@@ -275,5 +275,28 @@ fn who_goes_on_over_its_limit_on_a_connection_is_blocked() -> Result<()> {
     println!("blocked at the latest {:?} after the first packet", at - begun);
     let list = blocks(&guard)?;
     ensure!(list[0]["evidence"]["kind"] == "limited", "{list:?}");
+    Ok(())
+}
+
+/// Whoever lets a client in at night does not want to do it again ten seconds later.
+#[test]
+fn who_is_let_in_keeps_what_it_has_open() -> Result<()> {
+    const OPEN: usize = THRESHOLD + 10;
+    let scene = Scene::new()?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let guard = Guard::start(&scene.server, &format!("{}kill = false\n", policy("")))?;
+    let connect = |count| guard_tests::streams::connect(&scene.client, SERVER[0], count);
+    // The one over the threshold is blocked before the next.
+    let mut open = connect(THRESHOLD + 1)?;
+    blocked(&guard, "10.77.1.2/32", PATIENCE)?.with_context(|| guard.log())?;
+    let (code, _, stderr) = guard.output(&["unblock", CLIENT[0]])?;
+    ensure!(code == Some(0), "{stderr}");
+    open.extend(connect(1)?);
+    // Longer than from one comparison with the sockets to the next.
+    ensure!(blocked(&guard, "10.77.1.2/32", Duration::from_secs(12))?.is_none(), "{}", guard.log());
+    let more = connect(OPEN - open.len());
+    let at = blocked(&guard, "10.77.1.2/32", PATIENCE)?;
+    ensure!(at.is_some(), "it has more than it was let in with: {}", guard.log());
+    drop((open, more));
     Ok(())
 }
