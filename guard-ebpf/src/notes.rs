@@ -175,8 +175,8 @@ pub fn thresholds(now: u64) -> Thresholds {
 }
 
 /// Not on the stack, which is small.
-static NO_EVIDENCE: Evidence =
-    Evidence { since: 0, refused: 0, limited: 0, unproven: 0, packets: 0, bytes: 0, reported: 0 };
+static NO_EVIDENCE: &Evidence =
+    &Evidence { since: 0, refused: 0, limited: 0, unproven: 0, packets: 0, bytes: 0, reported: 0 };
 
 pub struct Noted;
 
@@ -203,7 +203,7 @@ impl Notes for Noted {
             return Some(evidence_in_place(evidence));
         }
         // Another CPU may be first: then its state is the one to use.
-        let _ = EVIDENCE.insert(source, &NO_EVIDENCE, u64::from(BPF_NOEXIST));
+        let _ = EVIDENCE.insert(source, NO_EVIDENCE, u64::from(BPF_NOEXIST));
         EVIDENCE.get_ptr_mut(source).map(evidence_in_place)
     }
 

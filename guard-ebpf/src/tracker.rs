@@ -120,7 +120,7 @@ fn opened(socket: Socket) {
     let key = OpeningKey::new(client, port, next.wrapping_sub(1));
     // It did not come through guard: over another interface, from a container.
     // SAFETY: the value is copied; what another CPU may be writing to it is one word.
-    let Some(opening) = OPENINGS.get_ptr(&key).map(|opening| unsafe { *opening }) else { return };
+    let Some(opening) = OPENINGS.get_ptr(key).map(|opening| unsafe { *opening }) else { return };
     let _ = OPENINGS.remove(key);
     let now = now();
     let namespace = socket.namespace(home);

@@ -183,9 +183,9 @@ impl Capacity {
     /// Bytes that the kernel takes for the tables when they are made, full or not. Measured: docs/performance.md.
     pub const fn memory(&self) -> u64 {
         const BLOCK: u64 = 88;
-        const SOURCE: u64 = 96;
+        const SOURCE: u64 = 104;
         // The socket, the client's end, and the source.
-        const CONNECTION: [u64; 3] = [96, 104, 80];
+        const CONNECTION: [u64; 3] = [104, 80, 80];
         let [socket, flow, client] = CONNECTION;
         let connections =
             table(self.connections, socket) + table(self.connections, flow) + table(self.connections, client);

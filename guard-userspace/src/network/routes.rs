@@ -40,6 +40,7 @@ impl Routes {
 }
 
 /// The index of the interface that the kernel sends to `address` by.
+#[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has more to say than matters here")]
 fn ask(socket: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
     let mut route = RouteMessage::default();
     let (family, length) = match address {
