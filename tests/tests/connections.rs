@@ -202,8 +202,12 @@ fn handshakes_at_the_same_time_get_no_more_than_the_limit() -> Result<()> {
     ensure!(wait::within(PATIENCE, let_through), "{:?}", guard.counter("web", Reason::Allowed)?);
     expect(&guard, &[("10.77.1.2/32", 5)])?;
     // And so it is for the server.
-    let (_, sockets) = scene.server.output("ss", &["-Htn", "state", "established", "sport = :8000"])?;
-    ensure!(sockets.lines().count() == 5, "{sockets}");
+    let sockets = || {
+        let established = ["-Htn", "state", "established", "sport = :8000"];
+        scene.server.output("ss", &established).map_or(0, |(_, sockets)| sockets.lines().count())
+    };
+    ensure!(wait::within(PATIENCE, || sockets() == 5), "{} are open", sockets());
+    expect(&guard, &[("10.77.1.2/32", 5)])?;
     let killed = guard.metrics()?;
     let killed = killed.lines().find_map(|line| line.strip_prefix("guard_sockets_killed_total "));
     println!(

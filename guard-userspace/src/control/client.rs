@@ -30,6 +30,8 @@ pub enum ClientError {
     NoAgent(PathBuf),
     #[error("{0} may be used only by root and the group guard: use sudo, or join the group")]
     Permission(PathBuf),
+    #[error("the agent at {0} has ended before it answered: what was asked for may have been done")]
+    Ended(PathBuf),
     #[error("the agent at {socket} does not answer as expected: {reason}")]
     Protocol { socket: PathBuf, reason: String },
     /// What the command is about is not there.
@@ -124,7 +126,10 @@ impl Client {
         let runtime = runtime.map_err(|error| self.protocol(error))?;
         runtime.block_on(async {
             let begun = timeout(PATIENCE, self.send(Method::GET, path, Bytes::new())).await;
-            let response = begun.map_err(|_| self.protocol(format!("no answer in {PATIENCE:?}")))??;
+            let response = match begun.map_err(|_| self.protocol(format!("no answer in {PATIENCE:?}")))? {
+                Err(ClientError::Ended(_)) => return Ok(Ended::WithAgent),
+                response => response?,
+            };
             let status = response.status();
             let mut body = response.into_body();
             if !status.is_success() {
@@ -173,7 +178,10 @@ impl Client {
             .header(header::CONTENT_TYPE, "application/json")
             .body(Full::new(body))
             .map_err(|error| self.protocol(error))?;
-        sender.send_request(request).await.map_err(|error| self.protocol(error))
+        sender.send_request(request).await.map_err(|error| match error.is_incomplete_message() {
+            true => ClientError::Ended(self.socket.clone()),
+            false => self.protocol(error),
+        })
     }
 
     fn protocol(&self, reason: impl ToString) -> ClientError {
