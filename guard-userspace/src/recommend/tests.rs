@@ -10,6 +10,7 @@ use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::limits::LEAST;
+use super::seen::Dimension;
 use super::*;
 
 #[derive(Default)]
@@ -167,6 +168,29 @@ proptest! {
             prop_assert!(connections.iter().sum::<u64>() <= said.new_connections_at_most + slack, "{:?}: {:?}", said, connections);
             prop_assert!(losers as u64 <= said.sources_at_most, "{:?}: {}", said, losers);
         }
+    }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(256))]
+
+    /// Where windows meet, what is in two of them may come at once.
+    #[test]
+    fn the_bound_of_drops_holds_wherever_in_its_window_it_comes(
+        windows in prop::collection::vec((0..6000_u64, any::<bool>()), 1..20),
+        rate in 1..1000_u64,
+        burst in 1..6000_u64,
+    ) {
+        let limits = Limits { packets_per_second: rate, packet_burst: burst, ..LEAST };
+        let most = limits.surely_passes(Dimension::Packets, 1.0);
+        let mut seconds: Vec<Sent> = vec![(0, 0.0); windows.len() * 10];
+        for (window, (packets, is_late)) in windows.iter().enumerate() {
+            let (second, into) = if *is_late { (9, 0.999_999) } else { (0, 0.0) };
+            seconds[window * 10 + second] = (*packets, into);
+        }
+        let told: u64 = windows.iter().map(|(packets, _)| packets.saturating_sub(most)).sum();
+        let lost = dropped(&seconds, 1.0, rate, burst);
+        prop_assert!(lost <= told, "{} of {} told", lost, told);
     }
 }
 
