@@ -53,6 +53,12 @@ impl Address {
         self.0.to_be_bytes()
     }
 
+    /// The same in two numbers.
+    #[inline(always)]
+    pub const fn words(self) -> [u64; 2] {
+        [(self.0 >> 64) as u64, self.0 as u64]
+    }
+
     /// The address with the bits that are not in the mask of its family set to 0.
     #[inline(always)]
     pub const fn masked(self, ipv4: [u8; 4], ipv6: [u8; 16]) -> Self {

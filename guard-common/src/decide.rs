@@ -1,7 +1,7 @@
 //! The order of the checks.
 
-use crate::abi::{Class, Limits, LimitsId, Service, ServiceId, SourceKey};
-use crate::epoch::Slot;
+use crate::abi::{Class, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
+use crate::epoch::{Epoch, Slot};
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
 use crate::parse::{Headers, Kind, parse};
@@ -21,13 +21,14 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     observer: &mut impl Observer,
 ) -> Verdict {
     let mut now = Now { clock, read: 0 };
-    let slot = tables.epoch().live(|| now.get());
+    let state = tables.state();
+    let slot = Epoch::from_word(state.epoch).live(|| now.get());
     observer.step(Step::Policy(slot));
     let kind = parse(packet, headers);
     observer.step(Step::Parsed(kind, *headers));
     let protocol = match kind {
         Ok(Kind::Segment(protocol)) => protocol,
-        Ok(Kind::OtherIp) => return unguarded(tables, headers.source, &mut now, observer),
+        Ok(Kind::OtherIp) => return unguarded(tables, &state, headers.source, &mut now, observer),
         Ok(Kind::NotIp) => return of_no_service(Reason::NotIp, Action::Pass),
         Ok(Kind::Fragment) => return of_no_service(Reason::Fragment, Action::Pass),
         Err(_) if tables.enforces(slot) => return of_no_service(Reason::Malformed, Action::Drop),
@@ -36,9 +37,9 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     let id = tables.service_at(slot, protocol, headers.port);
     observer.step(Step::Service(id));
     let Some((id, service)) = id.and_then(|id| Some((id, tables.service(slot, id)?))) else {
-        return unguarded(tables, headers.source, &mut now, observer);
+        return unguarded(tables, &state, headers.source, &mut now, observer);
     };
-    let at = At { slot, id, service: &service };
+    let at = At { slot, id, service: &service, changes: state.changes };
     let reason = guarded(packet, tables, &at, headers, &mut now, observer);
     let action = match (reason.drops(), service.monitors()) {
         (false, _) => Action::Pass,
@@ -57,6 +58,8 @@ struct At<'a> {
     slot: Slot,
     id: ServiceId,
     service: &'a Service,
+    /// [`State::changes`].
+    changes: u64,
 }
 
 /// A packet for a guarded port.
@@ -69,18 +72,10 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Reason {
-    let rule = tables.rule(at.slot, at.id, headers.source);
-    observer.step(Step::Rule(rule));
-    // The rules come before the blocks: a flood from forged addresses must die on a small hot table.
-    let Some(rule) = rule else { return Reason::NotAllowed };
-    match rule.class() {
-        Class::Deny => return Reason::Denied,
-        Class::Trusted => return Reason::Trusted,
-        Class::Allow => {}
-    }
-    if is_blocked(tables, headers.source, Scope::Services, now, observer) {
-        return Reason::Blocked;
-    }
+    let rule = match admission(tables, at, headers.source, now, observer) {
+        Ok(rule) => rule,
+        Err(reason) => return reason,
+    };
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
     let source = SourceKey::new(at.id, at.service, headers.source);
     observer.step(Step::Limits(limits, source));
@@ -89,6 +84,35 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
         Some(reason) => reason,
         None => Reason::Allowed,
     }
+}
+
+/// The rule that lets a source in so far, or what is known of it without a limit.
+#[inline(always)]
+fn admission<T: Tables, C: Fn() -> u64>(
+    tables: &T,
+    at: &At<'_>,
+    source: Address,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> Result<Rule, Reason> {
+    if let Some(rule) = tables.recall(source, at.slot, at.id, at.changes) {
+        observer.step(Step::Rule(Some(rule)));
+        return Ok(rule);
+    }
+    let rule = tables.rule(at.slot, at.id, source);
+    observer.step(Step::Rule(rule));
+    // The rules come before the blocks: a flood from forged addresses must die on a small hot table.
+    let Some(rule) = rule else { return Err(Reason::NotAllowed) };
+    match rule.class() {
+        Class::Deny => return Err(Reason::Denied),
+        Class::Trusted => return Err(Reason::Trusted),
+        Class::Allow => {}
+    }
+    if is_blocked(tables, source, Scope::Services, now, observer) {
+        return Err(Reason::Blocked);
+    }
+    tables.remember(source, at.slot, at.id, rule, at.changes);
+    Ok(rule)
 }
 
 /// What the limits count of a packet.
@@ -142,11 +166,12 @@ fn exceeded<T: Tables, C: Fn() -> u64>(
 #[inline(always)]
 fn unguarded<T: Tables, C: Fn() -> u64>(
     tables: &T,
+    state: &State,
     source: Address,
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Verdict {
-    if tables.has_host_blocks() && is_blocked(tables, source, Scope::Host, now, observer) {
+    if state.host_blocks != 0 && is_blocked(tables, source, Scope::Host, now, observer) {
         return of_no_service(Reason::Blocked, Action::Drop);
     }
     of_no_service(Reason::Unguarded, Action::Pass)

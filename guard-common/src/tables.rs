@@ -1,7 +1,7 @@
 //! Every look-up that a decision needs.
 
 use crate::Address;
-use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey};
+use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
 use crate::parse::{Headers, Protocol};
@@ -11,7 +11,11 @@ pub trait Tables {
     /// How a shared word of state is reached.
     type Word: Word;
 
-    fn epoch(&self) -> Epoch;
+    fn state(&self) -> State;
+
+    fn epoch(&self) -> Epoch {
+        Epoch::from_word(self.state().epoch)
+    }
 
     /// Whether the policy in `slot` enforces anything; if not, nothing may be dropped.
     fn enforces(&self, slot: Slot) -> bool;
@@ -23,8 +27,11 @@ pub trait Tables {
     /// The rule of the longest prefix of the service around `source`.
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule>;
 
-    /// Whether there is any block of scope `host`.
-    fn has_host_blocks(&self) -> bool;
+    /// The rule of a source that it was found to let in, with no block against it, unless rules or blocks have changed since.
+    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Option<Rule>;
+
+    /// Remembers that.
+    fn remember(&self, source: Address, slot: Slot, id: ServiceId, rule: Rule, changes: u64);
 
     /// The block of exactly this address.
     fn block(&self, source: Address) -> Option<BlockState<Self::Word>>;

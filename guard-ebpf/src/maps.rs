@@ -8,9 +8,9 @@ use core::ptr::addr_of;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::abi::{
-    Allowance, Block, Budget, Captured, Counter, Evidence, FlowKey, Home, Limits, LimitsId, Lost, Meter,
+    Admitted, Allowance, Block, Budget, Captured, Counter, Evidence, FlowKey, Home, Limits, LimitsId, Lost, Meter,
     Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
-    SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, Surplus, Tracked, Traffic, Watch,
+    SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, State, Surplus, Tracked, Traffic, Watch,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 
@@ -19,9 +19,8 @@ const SLOTS: usize = 2;
 pub type RulesV4 = LpmTrie<RuleKeyV4, Rule, 1024>;
 pub type RulesV6 = LpmTrie<RuleKeyV6, Rule, 1024>;
 
-/// The live slot and the deadline of its confirmation.
 #[btf_map]
-pub static EPOCH: Array<u64, 1> = Array::new();
+pub static STATE: Array<State, 1> = Array::new();
 
 #[btf_map]
 pub static POLICIES: Array<Policy, SLOTS> = Array::new();
@@ -45,9 +44,8 @@ pub static RULES_V4: ArrayOfMaps<RulesV4, SLOTS> = ArrayOfMaps::new();
 #[btf_map]
 pub static RULES_V6: ArrayOfMaps<RulesV6, SLOTS> = ArrayOfMaps::new();
 
-/// How many blocks have the scope `host`.
 #[btf_map]
-pub static HOST_BLOCKS: Array<u64, 1> = Array::new();
+pub static ADMITTED: PerCpuArray<Admitted, { Admitted::PLACES as usize }> = PerCpuArray::new();
 
 /// Blocks of single addresses, IPv4 in mapped form.
 #[btf_map]

@@ -5,17 +5,17 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4, RuleKeyV6,
-    SERVICE_BITS, Service, ServiceId, SourceKey, port_word,
+    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4, RuleKeyV6,
+    SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
 };
-use guard_common::epoch::{Epoch, Slot};
+use guard_common::epoch::Slot;
 use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
 use crate::maps::{
-    BLOCK_PREFIXES, BLOCKS, CONNECTIONS, EPOCH, HOST_BLOCKS, LIMITS, METERS, OPENINGS, POLICIES, PORTS,
-    RULES_V4, RULES_V6, SERVICES,
+    ADMITTED, BLOCK_PREFIXES, BLOCKS, CONNECTIONS, LIMITS, METERS, OPENINGS, POLICIES, PORTS, RULES_V4,
+    RULES_V6, SERVICES, STATE,
 };
 use crate::packet::hold;
 use crate::word::MapWord;
@@ -26,13 +26,9 @@ impl Tables for Maps {
     type Word = MapWord;
 
     #[inline(always)]
-    fn epoch(&self) -> Epoch {
-        let word = match EPOCH.get_ptr(0) {
-            // SAFETY: an array's value is always there; it is stored as a whole.
-            Some(word) => unsafe { word.read_volatile() },
-            None => 0,
-        };
-        Epoch::from_word(word)
+    fn state(&self) -> State {
+        // SAFETY: an array's value is always there; each of its words is stored as a whole.
+        STATE.get_ptr(0).map_or(State::default(), |state| unsafe { state.read_volatile() })
     }
 
     #[inline(always)]
@@ -73,8 +69,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn has_host_blocks(&self) -> bool {
-        HOST_BLOCKS.get(0).is_some_and(|blocks| *blocks != 0)
+    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Option<Rule> {
+        // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+        let admitted = unsafe { ADMITTED.get_ptr(Admitted::place(source, id))?.as_ref() }?;
+        admitted.rule(source, slot, id, changes)
+    }
+
+    #[inline(always)]
+    fn remember(&self, source: Address, slot: Slot, id: ServiceId, rule: Rule, changes: u64) {
+        if let Some(admitted) = ADMITTED.get_ptr_mut(Admitted::place(source, id)) {
+            // SAFETY: as in `recall`.
+            unsafe { admitted.write(Admitted::new(source, slot, id, rule, changes)) };
+        }
     }
 
     #[inline(always)]

@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey};
+use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, State};
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
 use guard_common::observe::Observer;
@@ -110,8 +110,8 @@ impl Memory {
 impl Tables for Memory {
     type Word = MemoryWord;
 
-    fn epoch(&self) -> Epoch {
-        Epoch::confirmed(Slot::A)
+    fn state(&self) -> State {
+        State { epoch: Epoch::confirmed(Slot::A).word(), host_blocks: self.host_blocks.into(), changes: 0 }
     }
 
     fn enforces(&self, _: Slot) -> bool {
@@ -130,9 +130,12 @@ impl Tables for Memory {
         self.rules.get(source.into(), |network| (id, network)).copied()
     }
 
-    fn has_host_blocks(&self) -> bool {
-        self.host_blocks
+    /// Each packet is looked up anew here.
+    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Option<Rule> {
+        None
     }
+
+    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Rule, _: u64) {}
 
     fn block(&self, source: Address) -> Option<BlockState<MemoryWord>> {
         self.blocks.get(&source.to_bytes()).cloned()

@@ -3,7 +3,7 @@
 
 use super::{
     Allowance, Block, Captured, Counter, Evidence, FlowKey, Home, Limits, Meter, Offence, OpenCount, Policy,
-    Rule, RuleKeyV4, RuleKeyV6, Sample, Service, SourceKey, Surplus, Tracked, Traffic, Watch,
+    Rule, RuleKeyV4, RuleKeyV6, Sample, Service, SourceKey, State, Surplus, Tracked, Traffic, Watch,
 };
 
 // SAFETY: each is `repr(C)`, has no padding (the test `layout` adds up their fields), and is valid for any bytes.
@@ -25,6 +25,7 @@ unsafe impl aya::Pod for RuleKeyV6 {}
 unsafe impl aya::Pod for Sample {}
 unsafe impl aya::Pod for Service {}
 unsafe impl aya::Pod for SourceKey {}
+unsafe impl aya::Pod for State {}
 unsafe impl aya::Pod for Surplus {}
 unsafe impl aya::Pod for Tracked {}
 unsafe impl aya::Pod for Traffic {}

@@ -12,7 +12,7 @@ use super::block::lasting;
 use super::blocks::time;
 use super::output::{print, print_json};
 use crate::control::{ClientError, path};
-use crate::recommend::{ObserveRequest, OwnLimits, Proposal};
+use crate::recommend::{Dropped, ObserveRequest, OwnLimits, Proposal};
 
 /// Propose limits from what was seen
 #[derive(Args, Debug)]
@@ -92,35 +92,44 @@ fn render(proposals: &[Proposal]) -> String {
     for proposal in proposals {
         let Proposal {
             service,
-            since,
-            seconds,
+            since_ms,
+            watched_seconds,
             sources,
             packets,
+            busiest,
+            dropped_meanwhile,
+            limits: _,
             own,
             would_have_dropped,
             doubts,
             lines,
-            ..
         } = proposal;
-        let watched = humantime::format_duration(Duration::from_secs(*seconds));
+        let watched = humantime::format_duration(Duration::from_secs(*watched_seconds));
         // Writing to a string cannot fail.
         let _ = writeln!(
             text,
             "# {service}: watched for {watched} since {}: {packets} packets of {sources} sources",
-            time(*since)
+            time(*since_ms)
         );
         for doubt in doubts {
             let _ = writeln!(text, "# TAKE CARE: {doubt}");
         }
-        for dropped in would_have_dropped {
-            let share = dropped.packets as f64 * 100.0 / (*packets).max(1) as f64;
+        if let Some(busiest) = busiest {
             let _ = writeln!(
                 text,
-                "# {:>4} times these limits would have dropped {}{} packets ({share:.2} %)",
-                dropped.times_the_proposed,
-                if dropped.packets == 0 { "" } else { "at least " },
-                dropped.packets
+                "# the busiest ten seconds: {} packets of {}, until {}",
+                busiest.packets_in_ten_seconds,
+                busiest.source,
+                time(busiest.at_ms)
             );
+        }
+        let _ = writeln!(
+            text,
+            "# meanwhile {} packets of {} sources were dropped, or would have been",
+            dropped_meanwhile.packets, dropped_meanwhile.sources
+        );
+        for dropped in would_have_dropped {
+            let _ = writeln!(text, "# {}", told(dropped, *packets));
         }
         for OwnLimits { prefix, .. } in own {
             let _ = writeln!(text, "# {prefix} sends far more than the others: it gets limits of its own");
@@ -129,4 +138,19 @@ fn render(proposals: &[Proposal]) -> String {
         text.push('\n');
     }
     text
+}
+
+/// What limits that are so many times the proposed ones would have dropped, of so many packets.
+fn told(dropped: &Dropped, packets: u64) -> String {
+    let Dropped { times_the_proposed, packets_at_most, new_connections_at_most, sources_at_most, reasons } =
+        dropped;
+    let begin = format!("{times_the_proposed:>4} times these limits would have dropped");
+    if reasons.is_empty() {
+        return format!("{begin} nothing");
+    }
+    let share = *packets_at_most as f64 * 100.0 / packets.max(1) as f64;
+    format!(
+        "{begin} at most {packets_at_most} packets ({share:.2} %) and {new_connections_at_most} new connections of {sources_at_most} sources: {}",
+        reasons.join(", ")
+    )
 }

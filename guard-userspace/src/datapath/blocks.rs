@@ -27,12 +27,17 @@ impl Maps {
             blocks.iter().copied().partition(|(net, _)| is_address(net));
         let (keys, values): (Vec<[u8; 16]>, Vec<Block>) =
             addresses.into_iter().map(|(net, block)| (Address::from(net.addr()).to_bytes(), block)).unzip();
-        bpf::update_all(self.descriptor(ADDRESSES)?, &keys, &values)
-            .map_err(|error| self.not_written(ADDRESSES, error))?;
+        let written = bpf::update_all(self.descriptor(ADDRESSES)?, &keys, &values)
+            .map_err(|error| self.not_written(ADDRESSES, error));
+        let noted = self.note_change();
+        written.and(noted)?;
         let (keys, values): (Vec<Key<[u8; 16]>>, Vec<Block>) =
             prefixes.into_iter().map(|(net, block)| (prefix_key(&net), block)).unzip();
-        bpf::update_all(self.descriptor(PREFIXES)?, &keys, &values)
-            .map_err(|error| self.not_written(PREFIXES, error))
+        let written = bpf::update_all(self.descriptor(PREFIXES)?, &keys, &values)
+            .map_err(|error| self.not_written(PREFIXES, error));
+        // Some may have been written.
+        let noted = self.note_change();
+        written.and(noted)
     }
 
     /// Removes a block. Returns whether there was one.
@@ -110,7 +115,7 @@ impl Maps {
     /// # Errors
     /// When the kernel refuses.
     pub fn set_host_blocks(&mut self, count: u64) -> Result<(), Error> {
-        Ok(self.array_mut::<u64>("HOST_BLOCKS")?.set(0, count, 0)?)
+        self.change_state(|state| state.host_blocks = count)
     }
 }
 

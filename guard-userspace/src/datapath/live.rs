@@ -7,9 +7,9 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
     Block, Limits, LimitsId, Meter, OpenCount, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS,
-    Service, ServiceId, SourceKey, port_word,
+    Service, ServiceId, SourceKey, State, port_word,
 };
-use guard_common::epoch::{Epoch, Slot};
+use guard_common::epoch::Slot;
 use guard_common::gcra::Word;
 use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
@@ -55,8 +55,8 @@ impl Live<'_> {
 impl Tables for Live<'_> {
     type Word = Imagined;
 
-    fn epoch(&self) -> Epoch {
-        Epoch::from_word(self.entry("EPOCH", 0).unwrap_or(0))
+    fn state(&self) -> State {
+        self.0.state().unwrap_or_default()
     }
 
     fn enforces(&self, slot: Slot) -> bool {
@@ -86,9 +86,12 @@ impl Tables for Live<'_> {
         }
     }
 
-    fn has_host_blocks(&self) -> bool {
-        self.entry::<u64>("HOST_BLOCKS", 0).is_some_and(|blocks| blocks != 0)
+    /// What the CPUs remember is what they have found there.
+    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Option<Rule> {
+        None
     }
+
+    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Rule, _: u64) {}
 
     fn block(&self, source: Address) -> Option<BlockState<Imagined>> {
         let block: Block = self.hash("BLOCKS").ok()?.get(&source.to_bytes(), 0).ok()?;

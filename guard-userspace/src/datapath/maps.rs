@@ -13,7 +13,7 @@ use super::{Error, fill};
 
 /// Every map that is kept over restarts.
 pub(super) const NAMES: [&str; 31] = [
-    "EPOCH",
+    "STATE",
     "POLICIES",
     "PORTS",
     "SERVICES",
@@ -21,7 +21,7 @@ pub(super) const NAMES: [&str; 31] = [
     "LIMITS",
     "RULES_V4",
     "RULES_V6",
-    "HOST_BLOCKS",
+    "ADMITTED",
     "BLOCKS",
     "BLOCK_PREFIXES",
     "METERS",
@@ -91,6 +91,22 @@ impl Maps {
 
     pub(super) fn array<V: aya::Pod>(&self, name: &'static str) -> Result<Array<&MapData, V>, Error> {
         Ok(Array::try_from(self.get(name)?)?)
+    }
+
+    pub(super) fn state(&self) -> Result<abi::State, Error> {
+        Ok(self.array("STATE")?.get(&0, 0)?)
+    }
+
+    /// Callers are the only ones that change it: the agent under its lock, or a command that is alone.
+    pub(super) fn change_state(&mut self, change: impl FnOnce(&mut abi::State)) -> Result<(), Error> {
+        let mut state = self.state()?;
+        change(&mut state);
+        Ok(self.array_mut("STATE")?.set(0, state, 0)?)
+    }
+
+    /// Rules or blocks have changed: what the CPUs remember of sources is no longer true.
+    pub(super) fn note_change(&mut self) -> Result<(), Error> {
+        self.change_state(|state| state.changes = state.changes.wrapping_add(1))
     }
 
     pub(super) fn array_mut<V: aya::Pod>(

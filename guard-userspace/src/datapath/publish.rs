@@ -73,7 +73,7 @@ impl Maps {
     }
 
     fn store(&mut self, epoch: Epoch) -> Result<(), Error> {
-        Ok(self.array_mut::<u64>("EPOCH")?.set(0, epoch.word(), 0)?)
+        self.change_state(|state| state.epoch = epoch.word())
     }
 
     /// Writes `plan` into the slot that is not live.
@@ -89,6 +89,8 @@ impl Maps {
         let generation = self.newest_generation()? + 1;
         let policy = abi::Policy::new(generation, plan.enforces, plan.thresholds);
         self.array_mut::<abi::Policy>("POLICIES")?.set(idle.index(), policy, 0)?;
+        // What was remembered under the policy that was in this slot before.
+        self.note_change()?;
         Ok((idle, generation))
     }
 
@@ -97,7 +99,7 @@ impl Maps {
     /// # Errors
     /// When the maps cannot be read.
     pub fn live(&self) -> Result<Live, Error> {
-        let epoch = Epoch::from_word(self.array::<u64>("EPOCH")?.get(&0, 0)?);
+        let epoch = Epoch::from_word(self.state()?.epoch);
         let now = monotonic_now();
         let slot = epoch.live(|| now);
         let policy = self.array::<abi::Policy>("POLICIES")?.get(&slot.index(), 0)?;

@@ -1,6 +1,7 @@
 //! How often which amounts came, to within 6 %, in as little memory for a day as for a minute.
 
 use std::collections::BTreeMap;
+use std::collections::btree_map::Entry;
 
 use serde::{Deserialize, Serialize};
 
@@ -17,6 +18,35 @@ pub struct Histogram {
 impl Histogram {
     pub fn add(&mut self, amount: u64) {
         *self.counts.entry(upper_end(amount)).or_default() += 1;
+    }
+
+    /// Counts an amount instead of one that was added before; one of 0 is counted nowhere.
+    pub fn replace(&mut self, before: u64, amount: u64) {
+        let (before, amount) = (upper_end(before), upper_end(amount));
+        if before == amount {
+            return;
+        }
+        if let Entry::Occupied(mut count) = self.counts.entry(before)
+            && before > 0
+        {
+            *count.get_mut() -= 1;
+            if *count.get() == 0 {
+                count.remove();
+            }
+        }
+        if amount > 0 {
+            *self.counts.entry(amount).or_default() += 1;
+        }
+    }
+
+    /// How much of all is beyond `most` in each, added up; with upper ends: at least what there was.
+    pub fn beyond(&self, most: u64) -> u64 {
+        self.iter().map(|(amount, count)| amount.saturating_sub(most).saturating_mul(count)).sum()
+    }
+
+    /// How many are beyond `most`, or may be.
+    pub fn count_beyond(&self, most: u64) -> u64 {
+        self.iter().filter(|(amount, _)| *amount > most).map(|(_, count)| count).sum()
     }
 
     /// The amounts with how many there are of each, in their order.
@@ -54,6 +84,17 @@ mod tests {
             assert!(kept >= amount && kept - amount <= amount / 16, "{amount}: {kept}");
             assert_eq!(upper_end(kept), kept);
         }
+    }
+
+    #[test]
+    fn an_amount_takes_the_place_of_another() {
+        let mut histogram = Histogram::default();
+        for (before, amount) in [(0, 7), (0, 1000), (7, 9), (9, 9), (1000, 1001)] {
+            histogram.replace(before, amount);
+        }
+        assert_eq!(histogram.iter().map(|(_, count)| count).sum::<u64>(), 2);
+        assert_eq!((histogram.count_beyond(8), histogram.count_beyond(9)), (2, 1));
+        assert!((992..1063).contains(&histogram.beyond(9)), "{histogram:?}");
     }
 
     #[test]

@@ -1,18 +1,24 @@
 //! Limits from what was seen: `guard recommend`.
 //!
 //! ```text
-//! the kernel's counts, each second ─> sampler ─> seen (kept over restarts) ─> propose ─> lines of a policy
+//! the kernel's counts, at each look ─> sampler ─> seen (kept over restarts) ─> propose ─> lines of a policy
 //! ```
 
 mod histogram;
+mod limits;
+mod lines;
 mod propose;
 mod sampler;
 mod seen;
+#[cfg(test)]
+mod tests;
 
 use serde::{Deserialize, Serialize};
 
-pub use propose::{Dropped, Limits, OwnLimits, Proposal, propose};
-pub use sampler::{Known, Sampler};
+pub use limits::Limits;
+pub use lines::names;
+pub use propose::{Busiest, Dropped, DroppedMeanwhile, OwnLimits, Proposal, propose};
+pub use sampler::{Known, Look, Sampler};
 pub use seen::{Profile, Seen};
 
 /// Which proposals are asked for.

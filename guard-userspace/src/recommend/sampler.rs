@@ -1,11 +1,11 @@
-//! From the kernel's counts, looked at once a second, to what was seen.
+//! From the kernel's counts, looked at every few seconds, to what was seen.
 
-use std::collections::{HashMap, HashSet};
+use std::collections::HashMap;
 
 use guard_common::abi::{SourceKey, Traffic};
 use ipnet::IpNet;
 
-use super::seen::{Dimension, MINUTE, Peaks, Profile, Seen, TEN, WINDOWS};
+use super::seen::{Amounts, Dimension, MINUTE, Peaks, Profile, Seen, TEN, TENS};
 
 /// Who a source is to the policy.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -16,116 +16,188 @@ pub struct Known {
     pub counts: bool,
 }
 
+/// One look at the kernel's counts.
+#[derive(Clone, Copy, Debug)]
+pub struct Look<'a> {
+    pub traffic: &'a [(SourceKey, Traffic)],
+    /// Open connections.
+    pub open: &'a HashMap<SourceKey, u64>,
+    /// Since the look before. A window ends with the first look that is ten seconds or more after its begin.
+    pub seconds: u64,
+    /// Milliseconds since the epoch.
+    pub now: u64,
+}
+
 /// What is kept of a source.
 #[derive(Debug)]
 struct Source {
     known: Known,
     before: Traffic,
-    /// Since the window began, by dimension: of ten seconds and of a minute.
-    sums: [[u64; WINDOWS.len()]; Dimension::ALL.len()],
+    /// Since the window of ten seconds began.
+    sums: Amounts,
+    /// The windows before, each in its place.
+    tens: [Amounts; TENS],
     peaks: Peaks,
-    is_new: bool,
+    /// The peaks when they were noted last.
+    noted: Peaks,
+    sent: bool,
+    was_dropped: bool,
+    /// Second of the last look that found it.
+    found: u64,
 }
 
 /// Adds up what sources send.
 #[derive(Debug, Default)]
 pub struct Sampler {
     sources: HashMap<SourceKey, Source>,
-    ticks: u64,
+    seconds: u64,
+    /// Whether the counts were looked at before.
+    has_looked: bool,
 }
 
 impl Sampler {
-    /// A second is over, of which the table says this; `open` are connections. `who` tells who a source is, and is asked once.
-    pub fn tick(
+    /// Takes a look into what was seen. `who` tells who a source is, and is asked once; `is_blocked` is asked of those of which all was dropped.
+    pub fn look(
         &mut self,
-        traffic: &[(SourceKey, Traffic)],
-        open: &HashMap<SourceKey, u64>,
+        look: Look<'_>,
         mut who: impl FnMut(&SourceKey) -> Known,
+        mut is_blocked: impl FnMut(&SourceKey) -> bool,
         seen: &mut Seen,
-        now: u64,
     ) {
-        self.ticks += 1;
-        for (key, counts) in traffic {
-            let source = self.sources.entry(*key).or_insert_with(|| Source {
-                known: who(key),
-                // What came before this looked is of no known second.
-                before: *counts,
-                sums: Default::default(),
-                peaks: Peaks::default(),
-                is_new: true,
-            });
-            let before = std::mem::replace(&mut source.before, *counts);
-            if source.known.counts {
-                source.add(&before, counts, open.get(key).copied().unwrap_or(0), seen, now);
-            }
-        }
-        for (window, seconds) in WINDOWS.into_iter().enumerate().skip(1) {
-            if self.ticks.is_multiple_of(seconds) {
-                self.close(window, seen, now);
-            }
-        }
-        if self.ticks.is_multiple_of(WINDOWS[TEN]) {
-            // A flood brings ever new strangers; of those who count the minute is kept.
-            let all = self.ticks.is_multiple_of(WINDOWS[MINUTE]);
-            let there: HashSet<&SourceKey> = traffic.iter().map(|(key, _)| key).collect();
-            self.sources.retain(|key, source| there.contains(key) || source.known.counts && !all);
-        }
-        for profile in seen.services.values_mut() {
-            profile.seconds += 1;
-        }
-    }
-
-    /// The policy is another one: everybody is asked for again.
-    pub fn forget(&mut self) {
-        self.sources.clear();
-    }
-
-    fn close(&mut self, window: usize, seen: &mut Seen, now: u64) {
-        for source in self.sources.values_mut() {
-            let sums =
-                Dimension::ALL.map(|dimension| std::mem::take(&mut source.sums[dimension as usize][window]));
-            if sums == [0; Dimension::ALL.len()] {
+        let begun = self.seconds / TEN;
+        self.seconds += look.seconds;
+        let (is_first, seconds) = (!std::mem::replace(&mut self.has_looked, true), self.seconds);
+        for (key, counts) in look.traffic {
+            // What was counted before the first look is of no known second. An entry that comes later is of this one.
+            let before = if is_first { *counts } else { Traffic::default() };
+            let source = self.sources.entry(*key).or_insert_with(|| Source::new(who(key), before));
+            source.found = seconds;
+            let sent = source.since(counts);
+            if !source.known.counts || sent == Traffic::default() {
                 continue;
             }
-            for (peaks, sum) in source.peaks.sums.iter_mut().zip(sums) {
-                peaks[window] = peaks[window].max(sum);
+            if sent.dropped == sent.packets && is_blocked(key) {
+                continue;
             }
-            let profile = profile(seen, &source.known.service, now);
-            let [packets, _, openings] = sums;
-            match window {
-                TEN => {
-                    profile.in_ten_seconds.add(packets);
-                    profile.openings_in_ten_seconds.add(openings);
-                }
-                _ => profile.in_a_minute.add(packets),
+            source.add(&sent, seen, look.now);
+        }
+        for (key, open) in look.open.iter().filter(|(_, open)| **open > 0) {
+            let source =
+                self.sources.entry(*key).or_insert_with(|| Source::new(who(key), Traffic::default()));
+            source.found = seconds;
+            if source.known.counts {
+                source.peaks.connections = source.peaks.connections.max(*open);
             }
-            profile.note(source.known.net, &source.peaks);
+        }
+        if seconds / TEN != begun {
+            self.close(place(begun), seen, look.now);
+            // A flood brings ever new strangers; of those who count the minute is kept.
+            self.sources.retain(|_, source| {
+                source.found == seconds || source.known.counts && seconds - source.found <= MINUTE
+            });
+        }
+        for profile in seen.services.values_mut() {
+            profile.seconds += look.seconds;
+        }
+    }
+
+    /// The policy is another one: all are asked for again. What they sent goes on counting.
+    pub fn ask_again(&mut self, who: impl Fn(&SourceKey) -> Known) {
+        for (key, source) in &mut self.sources {
+            let known = who(key);
+            if known != source.known {
+                *source = Source { found: source.found, ..Source::new(known, source.before) };
+            }
+        }
+    }
+
+    /// Nobody watches any longer: the next look is a first one.
+    pub fn end(&mut self, seen: &mut Seen, now: u64) {
+        *seen = self.up_to_now(seen, now);
+        *self = Self::default();
+    }
+
+    /// What was seen, with the windows that are not over.
+    pub fn up_to_now(&self, seen: &Seen, now: u64) -> Seen {
+        let mut seen = seen.clone();
+        for source in self.sources.values() {
+            source.note(place(self.seconds / TEN), &mut seen, now);
+        }
+        seen
+    }
+
+    fn close(&mut self, place: usize, seen: &mut Seen, now: u64) {
+        for source in self.sources.values_mut() {
+            source.peaks = source.note(place, seen, now);
+            source.noted = source.peaks;
+            source.tens[place] = std::mem::take(&mut source.sums);
         }
     }
 }
 
 impl Source {
-    fn add(&mut self, before: &Traffic, counts: &Traffic, open: u64, seen: &mut Seen, now: u64) {
-        // An entry that has less than before was made anew.
-        let before = if counts.packets < before.packets { Traffic::default() } else { *before };
-        let amounts = [
-            counts.packets - before.packets,
-            counts.bytes.saturating_sub(before.bytes),
-            counts.openings.saturating_sub(before.openings),
-        ];
-        self.peaks.connections = self.peaks.connections.max(open);
-        if amounts == [0; 3] {
-            return;
-        }
-        let profile = profile(seen, &self.known.service, now);
-        profile.packets += amounts[0];
-        profile.sources += u64::from(std::mem::take(&mut self.is_new));
-        for (dimension, amount) in amounts.into_iter().enumerate() {
-            let peak = &mut self.peaks.sums[dimension][0];
-            *peak = (*peak).max(amount);
-            self.sums[dimension].iter_mut().skip(1).for_each(|sum| *sum += amount);
+    fn new(known: Known, before: Traffic) -> Self {
+        Self {
+            known,
+            before,
+            sums: Amounts::default(),
+            tens: Default::default(),
+            peaks: Peaks::default(),
+            noted: Peaks::default(),
+            sent: false,
+            was_dropped: false,
+            found: 0,
         }
     }
+
+    /// What it sent since the look before.
+    fn since(&mut self, counts: &Traffic) -> Traffic {
+        let before = std::mem::replace(&mut self.before, *counts);
+        // An entry that has less than before was made anew.
+        let before = if counts.packets < before.packets { Traffic::default() } else { before };
+        Traffic {
+            packets: counts.packets - before.packets,
+            bytes: counts.bytes.saturating_sub(before.bytes),
+            openings: counts.openings.saturating_sub(before.openings),
+            dropped: counts.dropped.saturating_sub(before.dropped),
+        }
+    }
+
+    fn add(&mut self, sent: &Traffic, seen: &mut Seen, now: u64) {
+        let profile = profile(seen, &self.known.service, now);
+        profile.packets += sent.packets;
+        profile.dropped += sent.dropped;
+        profile.sources += u64::from(!std::mem::replace(&mut self.sent, true));
+        if sent.dropped > 0 {
+            profile.sources_dropped += u64::from(!std::mem::replace(&mut self.was_dropped, true));
+        }
+        for (sum, amount) in self.sums.iter_mut().zip([sent.packets, sent.bytes, sent.openings]) {
+            *sum += amount;
+        }
+    }
+
+    /// Notes the window of ten seconds that belongs to this place, and returns the peaks with it.
+    fn note(&self, place: usize, seen: &mut Seen, now: u64) -> Peaks {
+        let before = (0..TENS).filter(|other| *other != place).map(|other| self.tens[other]);
+        let minute = before.fold(self.sums, |sum, ten| std::array::from_fn(|at| sum[at] + ten[at]));
+        let window = Peaks { in_ten_seconds: self.sums, in_a_minute: minute, connections: 0, at: now };
+        let peaks = self.peaks.max(&window);
+        if self.sums == Amounts::default() && peaks.connections <= self.noted.connections {
+            return peaks;
+        }
+        let profile = profile(seen, &self.known.service, now);
+        if self.sums != Amounts::default() {
+            profile.packets_in_ten_seconds.add(self.sums[Dimension::Packets as usize]);
+            profile.openings_in_ten_seconds.add(self.sums[Dimension::Openings as usize]);
+        }
+        profile.note(self.known.net, &self.noted, &peaks);
+        peaks
+    }
+}
+
+/// Where the window of this number is kept.
+const fn place(window: u64) -> usize {
+    (window % TENS as u64) as usize
 }
 
 fn profile<'a>(seen: &'a mut Seen, service: &str, now: u64) -> &'a mut Profile {

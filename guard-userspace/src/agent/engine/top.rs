@@ -123,7 +123,7 @@ impl Engine {
     }
 }
 
-fn is_blocked(live: &Live<'_>, address: Address, now: u64) -> bool {
+pub(super) fn is_blocked(live: &Live<'_>, address: Address, now: u64) -> bool {
     let blocks = [live.block(address), live.block_around(address)];
     blocks.into_iter().flatten().any(|block| block.services_until > now || block.host_until > now)
 }
