@@ -14,6 +14,11 @@ impl Slot {
     pub const A: Self = Self(0);
     pub const B: Self = Self(1);
 
+    #[inline(always)]
+    pub const fn of_index(index: u32) -> Self {
+        Self(index & 1)
+    }
+
     /// 0 or 1.
     #[inline(always)]
     pub const fn index(self) -> u32 {

@@ -5,8 +5,8 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4, RuleKeyV6,
-    SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
+    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4,
+    RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
 };
 use guard_common::epoch::Slot;
 use guard_common::parse::{Headers, Protocol};
@@ -77,10 +77,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn remember(&self, source: Address, slot: Slot, id: ServiceId, rule: Rule, changes: u64) {
-        if let Some(admitted) = ADMITTED.get_ptr_mut(Admitted::place(source, id)) {
-            // SAFETY: as in `recall`.
-            unsafe { admitted.write(Admitted::new(source, slot, id, rule, changes)) };
-        }
+        write_admitted(&source, packed(slot, id, rule), changes);
     }
 
     #[inline(always)]
@@ -124,6 +121,23 @@ impl Tables for Maps {
     fn note_opening(&self, syn: &Headers, source: &SourceKey) {
         begin(syn, source);
     }
+}
+
+#[inline(never)]
+fn write_admitted(source: &Address, admission: u64, changes: u64) {
+    let (slot, id) = (Slot::of_index((admission >> 40) as u32), ServiceId::new((admission >> 32) as u8));
+    let (Some(rule), Some(place)) =
+        (Rule::of_word(admission as u32), ADMITTED.get_ptr_mut(Admitted::place(*source, id)))
+    else {
+        return;
+    };
+    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+    unsafe { place.write(Admitted::new(*source, slot, id, rule, changes)) };
+}
+
+#[inline(always)]
+fn packed(slot: Slot, id: ServiceId, rule: Rule) -> u64 {
+    u64::from(slot.index()) << 40 | u64::from(id.get()) << 32 | u64::from(rule.word())
 }
 
 /// A function of its own, since it needs much of the stack.

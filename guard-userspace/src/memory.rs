@@ -5,7 +5,9 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::rc::Rc;
 
-use guard_common::abi::{Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, State};
+use guard_common::abi::{
+    Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, State,
+};
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
 use guard_common::observe::Observer;

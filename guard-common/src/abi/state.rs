@@ -52,7 +52,7 @@ impl Admitted {
     pub const fn place(address: Address, service: ServiceId) -> u32 {
         const GOLDEN_RATIO: u64 = 0x9e37_79b9_7f4a_7c15;
         let [high, low] = address.words();
-        let mixed = (high ^ low.rotate_left(8) ^ service.get() as u64).wrapping_mul(GOLDEN_RATIO);
+        let mixed = (high ^ low ^ service.get() as u64).wrapping_mul(GOLDEN_RATIO);
         (mixed >> (u64::BITS - Self::PLACE_BITS)) as u32
     }
 
