@@ -110,10 +110,12 @@ fn what_is_proposed_lets_the_same_traffic_through() -> Result<()> {
     let file = fs::metadata(guard.state().with_extension("seen.json"))?;
     ensure!(file.permissions().mode() & 0o007 == 0, "{:o}", file.permissions().mode());
     let (code, _, stderr) = guard.output(&["recommend"])?;
-    ensure!(code == Some(1) && stderr.contains("guard run"), "{code:?}: {stderr}");
+    ensure!(code == Some(1) && stderr.contains("is the agent running"), "{code:?}: {stderr}");
     guard.run()?;
     let again = recommend(&guard)?.context("it is forgotten")?;
-    for figure in ["/packets", "/sources", "/busiest", "/limits/packet_burst"] {
+    for figure in
+        ["/packets", "/sources", "/busiest/source", "/busiest/packets_in_ten_seconds", "/limits/packet_burst"]
+    {
         ensure!(again.pointer(figure) == proposal.pointer(figure), "{figure}: {again}\n{proposal}");
     }
 
@@ -177,8 +179,8 @@ fn work(client: &Host, prompt: &std::path::Path) -> Result<()> {
     for _ in 0..3 {
         ask(&[&["--interface", GATEWAY, "-d", &upload], &json[..], &[&url("v1/completions")]].concat())?;
     }
-    let many = ["-Z", "--parallel-immediate", "--parallel-max", "50", "-H", "connection: close"];
-    ask(&[&["--interface", GATEWAY], &many[..], &[&url("health?[1-200]")]].concat())
+    let many = ["-Z", "--parallel-immediate", "--parallel-max", "30", "-H", "connection: close"];
+    ask(&[&["--interface", GATEWAY], &many[..], &[&url("health?[1-60]")]].concat())
 }
 
 #[test]
@@ -192,8 +194,7 @@ fn a_gateway_among_real_clients_is_named_and_all_of_them_can_work() -> Result<()
     let mut prompt = tempfile::Builder::new().prefix(&stale::prefix()).tempfile()?;
     prompt
         .write_all(json!({ "prompt": "word".repeat(BYTES / 4), "max_tokens": 1 }).to_string().as_bytes())?;
-    let small = "limits = \"web\"\n[limits.web]\npackets_per_second = 1000\npacket_burst = 1000\n";
-    let guard = Guard::start(&scene.server, &policy("monitor", small))?;
+    let guard = Guard::start(&scene.server, &policy("monitor", ""))?;
     await_looks(&guard, &scene)?;
     work(&scene.client, prompt.path())?;
 
@@ -203,6 +204,8 @@ fn a_gateway_among_real_clients_is_named_and_all_of_them_can_work() -> Result<()
     let is_seen = |proposal: Value| gateway(&proposal) && proposal["sources"] == all;
     let seen = || recommend(&guard).is_ok_and(|proposal| proposal.is_some_and(is_seen));
     ensure!(wait::within(PATIENCE, seen), "{:?}", recommend(&guard)?);
+    // The second in which the last packets came is over.
+    thread::sleep(Duration::from_secs(2));
     let proposal = recommend(&guard)?.context("nothing was seen")?;
     ensure!(proposal["own"].as_array().is_some_and(|own| own.len() == 1), "{proposal}");
     ensure!(proposal["busiest"]["source"] == format!("{GATEWAY}/32"), "{proposal}");
@@ -211,22 +214,12 @@ fn a_gateway_among_real_clients_is_named_and_all_of_them_can_work() -> Result<()
         proposal["limits"]["packets_per_second"] == 2000 && proposal["limits"]["packet_burst"] == 4000,
         "{proposal}"
     );
-    // An upload is cut by a limit of 1,000, as the kernel has counted.
-    let would_drop = |(service, verdict, reason): &(String, String, String)| {
-        service == "web" && verdict == "would_drop" && reason == "packet_rate"
-    };
-    let counted: u64 =
-        guard.counts()?.iter().filter(|(key, _)| would_drop(key)).map(|(_, packets)| packets).sum();
-    ensure!(
-        proposal["dropped_meanwhile"] == json!({ "packets": counted, "sources": 1 }) && counted > 0,
-        "{counted}: {proposal}"
-    );
-
     // Its lines, with what they say is to be put into the service.
     let (code, lines, stderr) = guard.output(&["recommend"])?;
     ensure!(code == Some(0) && lines.contains("sends far more than the others"), "{stderr}{lines}");
+    let below = lines.lines().skip_while(|line| *line != "# Below it:");
     let below: String =
-        lines.lines().filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
+        below.filter_map(|line| line.strip_prefix("#   ")).map(|line| format!("{line}\n")).collect();
     ensure!(below.contains("[[service.sources]]"), "{lines}");
     let file = guard.policy_file().with_extension("new");
     fs::write(&file, policy("enforce", &format!("limits = \"web\"\n{below}{lines}")))?;

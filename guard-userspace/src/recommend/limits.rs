@@ -52,7 +52,7 @@ impl Limits {
             byte_burst: burst(Dimension::Bytes, bytes_per_second, LEAST.byte_burst),
             connections_per_second,
             connection_burst: burst(Dimension::Openings, connections_per_second, LEAST.connection_burst),
-            max_connections: rounded_up(peaks.connections as f64 * headroom).max(LEAST.max_connections),
+            max_connections: rounded_up(most_open(peaks) * headroom).max(LEAST.max_connections),
         }
     }
 
@@ -68,7 +68,7 @@ impl Limits {
                 reasons.push(reason(dimension));
             }
         }
-        if (self.max_connections as f64 * times) < peaks.connections as f64 {
+        if (self.max_connections as f64 * times) < most_open(peaks) {
             reasons.push(guard_common::Reason::MaxConnections.name());
         }
         reasons
@@ -115,6 +115,12 @@ fn burst_needed(peaks: &Peaks, dimension: Dimension, rate: f64) -> f64 {
         minutes as f64 * minute + (rest * ten).min(minute) - back
     };
     (1..=2 * TENS).map(needed).fold(0.0, f64::max)
+}
+
+/// How many connections may have been open at once: those that a look has found, and all that were opened and may have ended between two
+/// looks.
+fn most_open(peaks: &Peaks) -> f64 {
+    (peaks.connections + peaks.openings()) as f64
 }
 
 /// To two digits, as people write limits.

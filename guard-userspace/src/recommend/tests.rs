@@ -243,7 +243,7 @@ fn a_gateway_gets_limits_of_its_own_among_many_and_among_few() {
 #[test]
 fn who_is_above_the_others_and_needs_no_more_than_the_least_is_none_of_its_own() {
     let mut sources: Vec<Vec<Sent>> = (0..6).map(|_| vec![(1, 0.0)]).collect();
-    sources[3] = vec![(50, 0.0)];
+    sources[3] = vec![(12, 0.0)];
     assert_eq!(watch(&sources, 1).propose(2.0).own, []);
 }
 
