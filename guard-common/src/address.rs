@@ -53,6 +53,12 @@ impl Address {
         self.0.to_be_bytes()
     }
 
+    /// From the two numbers that [`words`](Self::words) returns.
+    #[inline(always)]
+    pub const fn of_words([high, low]: [u64; 2]) -> Self {
+        Self((high as u128) << 64 | low as u128)
+    }
+
     /// The same in two numbers.
     #[inline(always)]
     pub const fn words(self) -> [u64; 2] {

@@ -150,7 +150,7 @@ impl Outcome {
 
     #[inline(always)]
     fn sample(self, headers: &Headers, length: u64) -> Sample {
-        let Headers { source, protocol, source_port, port, flags, sequence: _ } = headers;
+        let Headers { source, protocol, source_port, port, flags, .. } = headers;
         Sample {
             at: 0,
             packets: self.weight(),

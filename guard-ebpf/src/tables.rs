@@ -5,7 +5,7 @@ use core::ptr::addr_of_mut;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, Rule, RuleKeyV4,
+    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, PortWord, Rule, RuleKeyV4,
     RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
 };
 use guard_common::epoch::Slot;
@@ -39,8 +39,9 @@ impl Tables for Maps {
     #[inline(always)]
     fn service_at(&self, slot: Slot, protocol: Protocol, port: u16) -> Option<ServiceId> {
         let (index, place) = port_word(slot, protocol, port);
-        let word = u64::from_le_bytes(*PORTS.get(index)?);
-        match (word >> (place * 8)) as u8 {
+        let word: *const PortWord = PORTS.get_ptr(index)?;
+        // SAFETY: the value was just looked up, and its place is within it.
+        match unsafe { word.cast::<u8>().add(place & (size_of::<PortWord>() - 1)).read() } {
             0 => None,
             id => Some(ServiceId::new(id)),
         }

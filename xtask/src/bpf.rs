@@ -73,6 +73,8 @@ fn flags(arch: &str, linker: &Path, remaps: &[(PathBuf, &str)]) -> Vec<String> {
         "-Ctarget-cpu=v3".to_owned(),
         "-Cdebuginfo=2".to_owned(),
         "-Clink-arg=--btf".to_owned(),
+        // With that, LLVM makes a loop over bytes of each copy that it could make of some words.
+        "-Clink-arg=--disable-expand-memcpy-in-order".to_owned(),
         format!("-Clinker={}", linker.display()),
     ];
     let remap = |(from, to): &(PathBuf, &str)| format!("--remap-path-prefix={}={to}", from.display());
@@ -119,6 +121,7 @@ mod tests {
                 "-Ctarget-cpu=v3",
                 "-Cdebuginfo=2",
                 "-Clink-arg=--btf",
+                "-Clink-arg=--disable-expand-memcpy-in-order",
                 "-Clinker=/t/bpf-linker",
                 "--remap-path-prefix=/home/u/guard=/guard",
             ]

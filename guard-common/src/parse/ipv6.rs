@@ -24,10 +24,13 @@ pub(super) fn parse(
     start: usize,
     headers: &mut Headers,
 ) -> Result<Kind, Malformed> {
-    let [version, _, _, _, l0, l1, next, _]: [u8; 8] = read(packet, start).ok_or(Malformed::Truncated)?;
-    let source = Address::v6(read(packet, start + 8).ok_or(Malformed::Truncated)?);
-    // The destination is not judged, but it is part of the header.
-    let _: [u8; 16] = read(packet, start + 24).ok_or(Malformed::Truncated)?;
+    let header: [u8; HEADER] = read(packet, start).ok_or(Malformed::Truncated)?;
+    let [version, _, _, _, l0, l1, next, _, rest @ ..] = header;
+    let [h0, h1, h2, h3, h4, h5, h6, h7, l8, l9, la, lb, lc, ld, le, lf, ..] = rest;
+    // In two parts: the compiler takes one of sixteen bytes apart into these.
+    let high = u64::from_be_bytes([h0, h1, h2, h3, h4, h5, h6, h7]);
+    let low = u64::from_be_bytes([l8, l9, la, lb, lc, ld, le, lf]);
+    let source = Address::of_words([high, low]);
     if version >> 4 != 6 {
         return Err(Malformed::BadVersion);
     }

@@ -54,7 +54,11 @@ pub struct Headers {
     pub sequence: u32,
     /// The flags of TCP.
     pub flags: TcpFlags,
+    /// Up to whole words: what is not made of these the compiler sets to zero byte by byte, in a loop.
+    padding: [u8; 6],
 }
+
+const _: () = assert!(size_of::<Headers>() == 32);
 
 /// The flags in a TCP header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
