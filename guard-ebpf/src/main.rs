@@ -60,7 +60,7 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
     let verdict = decide(&frame, &mut headers, &Maps, now, &mut suspicion);
     // From here on the verifier knows nothing of the verdict, so it walks through what follows once, and not once for each.
     let outcome = Outcome::new(verdict, &suspicion);
-    maps::count(word::forget(verdict.counter().into()) as u32, length);
+    maps::count(verdict.counter(), length);
     if NOTES.load() != 0 {
         let (weight, is_wanted) = if outcome.is_drop() {
             // SAFETY: the helper takes nothing and has no effect.
