@@ -1,5 +1,7 @@
 //! The order of the checks.
 
+use core::borrow::Borrow;
+
 use crate::abi::{Class, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::{Rate, Word};
@@ -77,10 +79,11 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
         Err(reason) => return reason,
     };
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
+    let limits: &Limits = limits.borrow();
     let source = SourceKey::new(at.id, at.service, headers.source);
-    observer.step(Step::Limits(limits, source));
+    observer.step(Step::Limits(*limits, source));
     let sent = Sent { length: packet.length(), opens_connection: headers.flags.opens_connection() };
-    match exceeded(&sent, tables, (rule.limits(), &limits), &source, now, observer) {
+    match exceeded(&sent, tables, (rule.limits(), limits), &source, now, observer) {
         Some(reason) => reason,
         None => Reason::Allowed,
     }

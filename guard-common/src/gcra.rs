@@ -103,8 +103,16 @@ impl Rate {
     /// Whether `units` conform at `now` (nanoseconds); if so they are taken from what is left.
     #[inline(always)]
     pub fn admit(&self, word: &impl Word, now: u64, units: u64) -> bool {
-        let mut arrival = word.load();
-        for _ in 0..ATTEMPTS {
+        match self.try_admit(word, word.load(), now, units) {
+            Ok(within) => within,
+            Err(seen) => self.contend(word, seen, now, units),
+        }
+    }
+
+    /// Tries again, after another CPU was first. A function of its own, since few come here.
+    #[inline(never)]
+    fn contend(&self, word: &impl Word, mut arrival: u64, now: u64, units: u64) -> bool {
+        for _ in 1..ATTEMPTS {
             match self.try_admit(word, arrival, now, units) {
                 Ok(within) => return within,
                 Err(seen) => arrival = seen,

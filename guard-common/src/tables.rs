@@ -1,5 +1,7 @@
 //! Every look-up that a decision needs.
 
+use core::borrow::Borrow;
+
 use crate::Address;
 use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
 use crate::epoch::{Epoch, Slot};
@@ -39,7 +41,7 @@ pub trait Tables {
     /// The block of the longest prefix around this address.
     fn block_around(&self, source: Address) -> Option<BlockState<Self::Word>>;
 
-    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits>;
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<impl Borrow<Limits>>;
 
     /// The limiter's state of a source, made if there is none; `None` if there is no room to make it.
     fn meter(&self, source: &SourceKey) -> Option<MeterState<Self::Word>>;

@@ -1,5 +1,7 @@
 //! Which changes of a TCP socket open and close a connection, and what it is counted under.
 
+use core::borrow::Borrow;
+
 use crate::abi::{Class, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::parse::Protocol;
@@ -57,7 +59,9 @@ pub fn source_at(tables: &impl Tables, slot: Slot, id: ServiceId, client: Addres
 pub fn most(tables: &impl Tables, slot: Slot, id: ServiceId, client: Address) -> u64 {
     let Some(rule) = tables.rule(slot, id, client) else { return 0 };
     match rule.class() {
-        Class::Allow => tables.limits(slot, rule.limits()).map_or(0, |limits| limits.max_connections),
+        Class::Allow => {
+            tables.limits(slot, rule.limits()).map_or(0, |limits| limits.borrow().max_connections)
+        }
         Class::Deny | Class::Trusted => 0,
     }
 }

@@ -1,12 +1,13 @@
 //! The tables of the decision, over the maps.
 
+use core::borrow::Borrow;
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
-    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, PortWord, Rule, RuleKeyV4,
-    RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
+    Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, PortWord, Rule,
+    RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
 };
 use guard_common::epoch::Slot;
 use guard_common::parse::{Headers, Protocol};
@@ -93,11 +94,11 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits> {
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<impl Borrow<Limits>> {
         if id == LimitsId::NONE {
             return None;
         }
-        LIMITS.get(limits_index(slot, id)).copied()
+        LIMITS.get(limits_index(slot, id))
     }
 
     #[inline(always)]

@@ -1,5 +1,6 @@
 //! The tables of the decision in plain memory: for `guard simulate`, and for the tests that hold the kernel against the host.
 
+use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
@@ -147,8 +148,8 @@ impl Tables for Memory {
         self.block_prefixes.get(source.into(), |network| network).cloned()
     }
 
-    fn limits(&self, _: Slot, id: LimitsId) -> Option<Limits> {
-        if id == LimitsId::NONE { None } else { self.plan.limits(id).copied() }
+    fn limits(&self, _: Slot, id: LimitsId) -> Option<impl Borrow<Limits>> {
+        if id == LimitsId::NONE { None } else { self.plan.limits(id) }
     }
 
     fn meter(&self, source: &SourceKey) -> Option<MeterState<MemoryWord>> {

@@ -2,6 +2,8 @@
 //!
 //! Nothing is changed: a packet that is only thought of takes nothing from a limit.
 
+use std::borrow::Borrow;
+
 use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
@@ -104,11 +106,11 @@ impl Tables for Live<'_> {
         Some(BlockState::new(&block, Imagined(block.dropped)))
     }
 
-    fn limits(&self, slot: Slot, id: LimitsId) -> Option<Limits> {
+    fn limits(&self, slot: Slot, id: LimitsId) -> Option<impl Borrow<Limits>> {
         if id == LimitsId::NONE {
             return None;
         }
-        self.entry("LIMITS", slot.index() * LimitsId::COUNT + u32::from(id.get()))
+        self.entry::<Limits>("LIMITS", slot.index() * LimitsId::COUNT + u32::from(id.get()))
     }
 
     fn meter(&self, source: &SourceKey) -> Option<MeterState<Imagined>> {

@@ -1,5 +1,6 @@
 //! Who sends how much at this moment, from two looks at the kernel's counts.
 
+use std::borrow::Borrow;
 use std::collections::{HashMap, HashSet};
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
@@ -103,7 +104,7 @@ impl Engine {
         let (live, now) = (Live(&self.maps), monotonic_now());
         let slot = live.epoch().live(monotonic_now);
         let rule = live.rule(slot, key.service(), key.address())?;
-        let limits = live.limits(slot, rule.limits())?;
+        let limits = *live.limits(slot, rule.limits())?.borrow();
         let meter = live.meter(key)?;
         let rate = |rate: Rate, arrival: u64| {
             let most = rate.left(0, now);
