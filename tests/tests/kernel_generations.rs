@@ -7,14 +7,15 @@ use std::time::Duration;
 
 use anyhow::{Context, Result};
 use guard_common::Action::{Drop as Dropped, Pass};
-use guard_common::Reason::{Allowed, NotAllowed};
+use guard_common::Reason::{Allowed, Blocked, NotAllowed};
 use guard_common::abi::Block;
 use guard_tests::frame::Frame;
 use guard_tests::kernel::{self, Kernel, NOW};
+use guard_tests::raw::on_one_cpu;
 use guard_tests::stale::{self, BPFFS};
 use guard_tests::wait;
 use guard_userspace::datapath::pins::Pins;
-use guard_userspace::datapath::{Capacities, Maps, Options};
+use guard_userspace::datapath::{Capacities, Maps, Options, monotonic_now};
 use guard_userspace::{config, plan};
 
 const CLIENT: &str = "10.0.0.1";
@@ -148,4 +149,52 @@ fn blocks_and_what_a_source_has_used_outlive_a_policy() -> Result<()> {
         assert_eq!(kernel.datapath.run_frame(&Frame::tcp(blocked, 8000).build())?, Dropped, "{blocked}");
     }
     Ok(())
+}
+
+/// Each CPU remembers whom it has let in. Whatever changes, the next packet is judged by.
+#[test]
+fn what_a_cpu_remembers_is_not_believed_after_a_change() -> Result<()> {
+    on_one_cpu(|| {
+        let mut kernel = Kernel::new(None)?;
+        let frame = Frame::tcp(CLIENT, 8000).build();
+        let allowed = |kernel: &mut Kernel| anyhow::Ok(kernel.judge(&frame)?.reason);
+        let expect = |kernel: &mut Kernel, reason, what: &str| {
+            for _ in 0..3 {
+                assert_eq!(allowed(kernel)?, reason, "{what}");
+            }
+            anyhow::Ok(())
+        };
+        let plan = |allow: &str| kernel::plan(&policy("a", allow));
+        let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+        for round in 0..3 {
+            kernel.publish(&plan("10.0.0.0/8")?)?;
+            expect(&mut kernel, Allowed, "at first")?;
+            for net in ["10.0.0.1/32", "10.0.0.0/24"] {
+                let net = net.parse()?;
+                kernel.block(&[(net, forever)])?;
+                expect(&mut kernel, Blocked, "a block")?;
+                assert!(kernel.datapath.maps_mut().remove_block(&net)?);
+                expect(&mut kernel, Allowed, "its end")?;
+            }
+            let until = Block { services_until: monotonic_now() + 50_000_000, ..forever };
+            kernel.block(&[("10.0.0.1/32".parse()?, until)])?;
+            expect(&mut kernel, Blocked, "a block with an end")?;
+            assert!(wait::within(Duration::from_secs(5), || allowed(&mut kernel)
+                .is_ok_and(|reason| reason == Allowed)));
+            kernel.datapath.maps_mut().remove_block(&"10.0.0.1/32".parse()?)?;
+            kernel.publish(&plan("10.0.0.0/31")?)?;
+            expect(&mut kernel, Allowed, "another prefix")?;
+            kernel.publish(&plan("fd00::/8")?)?;
+            expect(&mut kernel, NotAllowed, "no prefix")?;
+            // One that is not confirmed, and comes to its end by itself.
+            kernel.datapath.maps_mut().publish_for(&plan("10.0.0.0/8")?, Duration::from_millis(50))?;
+            expect(&mut kernel, Allowed, "for a while")?;
+            assert!(
+                wait::within(Duration::from_secs(5), || allowed(&mut kernel)
+                    .is_ok_and(|reason| reason == NotAllowed)),
+                "round {round}: what was let in by a policy that is over"
+            );
+        }
+        Ok(())
+    })
 }

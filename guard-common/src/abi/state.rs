@@ -174,3 +174,49 @@ pub struct Counter {
     pub packets: u64,
     pub bytes: u64,
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::abi::{Class, LimitsId};
+
+    #[test]
+    fn what_is_remembered_is_of_one_address_at_one_service_until_something_changes() {
+        let rule = Rule::new(Class::Allow, LimitsId::new(3));
+        let (address, other) = (Address::v4([10, 0, 0, 1]), Address::v4([10, 0, 0, 2]));
+        let (service, changes) = (ServiceId::new(7), 5);
+        let admitted = Admitted::new(address, Slot::A, service, rule, changes);
+        assert_eq!(admitted.rule(address, Slot::A, service, changes), Some(rule));
+        for (address, slot, service, changes) in [
+            (other, Slot::A, service, changes),
+            (Address::v6([10; 16]), Slot::A, service, changes),
+            (address, Slot::B, service, changes),
+            (address, Slot::A, ServiceId::new(6), changes),
+            (address, Slot::A, service, 6),
+        ] {
+            assert_eq!(admitted.rule(address, slot, service, changes), None);
+        }
+        assert_eq!(
+            Admitted::default().rule(Address::default(), Slot::A, ServiceId::NONE, 0),
+            None,
+            "an empty place"
+        );
+    }
+
+    #[test]
+    fn neighbours_have_places_of_their_own() {
+        let service = ServiceId::new(1);
+        let networks: [fn(u16) -> Address; 3] = [
+            |number| Address::v4([10, 0, (number >> 8) as u8, number as u8]),
+            |number| Address::v4([10, (number >> 8) as u8, number as u8, 1]),
+            |number| Address::of_words([0xfd00_0001_0000_0000 | u64::from(number), 1]),
+        ];
+        for network in networks {
+            let mut taken = [false; Admitted::PLACES as usize];
+            (0..512).for_each(|number| taken[Admitted::place(network(number), service) as usize] = true);
+            let places = taken.iter().filter(|taken| **taken).count();
+            // At random there would be about 453.
+            assert!(places > 400, "512 addresses in {places} places");
+        }
+    }
+}
