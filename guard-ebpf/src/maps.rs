@@ -97,7 +97,7 @@ pub static SAMPLES: RingBuf<Sample, { 256 << 10 }> = RingBuf::new();
 #[btf_map]
 pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
 
-/// Connections too many, about 5,000.
+/// Connections too many, about 16,000.
 #[btf_map]
 pub static SURPLUS: RingBuf<Surplus, { 256 << 10 }> = RingBuf::new();
 

@@ -186,7 +186,7 @@ impl Notes for Noted {
     #[inline(always)]
     fn is_established(&self, flow: &FlowKey) -> bool {
         // SAFETY: the value was just looked up; it is a word that is changed as a whole.
-        FLOWS.get_ptr(flow).is_some_and(|sum| unsafe { sum.read_volatile() } != 0)
+        FLOWS.get_ptr(flow).is_some_and(|sum| unsafe { sum.read_volatile() }.cast_signed() > 0)
     }
 
     #[inline(always)]

@@ -126,7 +126,8 @@ fn opened(socket: Socket) {
     let namespace = socket.namespace(home);
     let source = match opening.source() {
         Some(source) => source,
-        None if namespace != Some(home.namespace) => return,
+        // In a container the port may be another one: until the agent has looked it counts where it was begun first.
+        None if namespace != Some(home.namespace) => opening.first_source(),
         None => match track::source(&Maps, client, socket.read::<u16>(offset::NUM), || now) {
             Some(source) => source,
             None => return,
@@ -144,7 +145,7 @@ fn opened(socket: Socket) {
     if most != 0 && count > most {
         match SURPLUS.reserve(0) {
             Some(mut entry) => {
-                entry.write(Surplus::new(cookie, most, source));
+                entry.write(Surplus { cookie });
                 entry.submit(0);
             }
             None => lose(Lost::Surplus),
@@ -197,8 +198,9 @@ fn close(cookie: u64) {
         return;
     }
     add(&CONNECTIONS, &source, OpenCount::CLOSED);
-    // If the client opens another one with the same port at this very moment, that flow may be removed: then it is no evidence.
-    if add(&FLOWS, &flow, 1_u64.wrapping_neg()) == Some(0) {
+    // If the client opens another one with the same port at this very moment, that flow may be removed: then it is no evidence, and the
+    // word is below nothing when that one ends.
+    if add(&FLOWS, &flow, 1_u64.wrapping_neg()).is_some_and(|sum| sum.cast_signed() <= 0) {
         let _ = FLOWS.remove(flow);
     }
 }

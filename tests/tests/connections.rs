@@ -1,5 +1,6 @@
 //! Connections: who has how many, where containers are behind the host too, what limits them, and what ends them.
 
+use std::fs;
 use std::io::Read;
 use std::net::{SocketAddr, TcpStream, UdpSocket};
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -296,6 +297,33 @@ fn a_forged_syn_moves_no_connection_to_another_service() -> Result<()> {
     let services: Vec<Value> = serde_json::from_str(&guard.output(&["connections", "--json"])?.1)?;
     let [of_web] = services.as_slice() else { anyhow::bail!("{services:?}") };
     ensure!(of_web["service"] == "web" && of_web["established"] == COUNT, "{of_web}");
+    drop(open);
+    expect(&guard, &[])?;
+    Ok(())
+}
+
+/// The same port under another name: what is open counts there from the second comparison on.
+#[test]
+fn what_is_open_moves_with_the_policy() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    let guard = Guard::start(&scene.server, &policy(""))?;
+    let open = connect(&scene.client, SERVER[0], 3)?;
+    expect(&guard, &[("10.77.1.2/32", 3)])?;
+    fs::write(guard.policy_file(), policy("").replace("\"web\"", "\"chat\""))?;
+    let (code, _, stderr) = guard.output(&["reload"])?;
+    ensure!(code == Some(0), "{stderr}");
+    let services =
+        || -> Result<Vec<Value>> { Ok(serde_json::from_str(&guard.output(&["connections", "--json"])?.1)?) };
+    let has_moved = || {
+        services()
+            .is_ok_and(|of| matches!(&of[..], [of] if of["service"] == "chat" && of["established"] == 3))
+    };
+    ensure!(wait::within(3 * PATIENCE, has_moved), "{:?}", services()?);
+    // One more comparison: nothing is left to correct.
+    thread::sleep(PATIENCE + Duration::from_secs(2));
+    ensure!(has_moved(), "{:?}", services()?);
+    ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
     drop(open);
     expect(&guard, &[])?;
     Ok(())

@@ -28,6 +28,10 @@ const TOOLS: [(&str, &str); 13] = [
 pub(crate) const VM_TOOLS: [(&str, &str); 3] =
     [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("strip", "binutils")];
 
+/// What guard is compared with.
+pub(crate) const BENCH_TOOLS: [(&str, &str); 4] =
+    [("ipset", "ipset"), ("iptables", "iptables"), ("nft", "nftables"), ("xdp-filter", "xdp-tools")];
+
 /// What libFuzzer is built with.
 pub(crate) const FUZZ_TOOLS: [(&str, &str); 1] = [("c++", "g++")];
 

@@ -84,6 +84,12 @@ impl Opening {
         }
     }
 
+    /// Of several, the one that came first.
+    #[inline(always)]
+    pub const fn first_source(&self) -> SourceKey {
+        self.source
+    }
+
     /// None if that cannot be told.
     #[inline(always)]
     pub const fn source(&self) -> Option<SourceKey> {
@@ -143,17 +149,6 @@ pub struct Home {
 #[repr(C)]
 pub struct Surplus {
     pub cookie: u64,
-    /// How many its source may have.
-    pub most: u64,
-    pub source: SourceKey,
-    padding: [u8; 4],
-}
-
-impl Surplus {
-    #[inline(always)]
-    pub const fn new(cookie: u64, most: u64, source: SourceKey) -> Self {
-        Self { cookie, most, source, padding: [0; 4] }
-    }
 }
 
 /// A connection that is counted.

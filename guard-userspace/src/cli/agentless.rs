@@ -4,7 +4,7 @@ use anyhow::{Context, Result};
 
 use super::Global;
 use crate::blocks::Register;
-use crate::datapath::{Alone, Maps};
+use crate::datapath::{Alone, Error, Maps};
 
 /// The guard in the kernel, which nobody else changes meanwhile.
 pub(super) struct Agentless {
@@ -15,15 +15,18 @@ pub(super) struct Agentless {
 impl Agentless {
     pub(super) fn open(global: &Global) -> Result<Self> {
         let pins = global.pins();
-        // First: without a guard in the kernel there is nothing to hold.
+        let alone = pins.alone();
+        if let Err(error @ Error::PinsInUse(_)) = alone {
+            return Err(error).with_context(|| {
+                format!(
+                    "no agent answers at {}, and one may run with another control socket: name it with --socket or GUARD_SOCKET",
+                    global.socket.display()
+                )
+            });
+        }
+        // Where there are no pins there is nothing to hold, and this says so.
         let maps = Maps::open(&pins)?;
-        let alone = pins.alone().with_context(|| {
-            format!(
-                "no agent answers at {}, and one may run with another control socket: name it with --socket or GUARD_SOCKET",
-                global.socket.display()
-            )
-        })?;
-        Ok(Self { maps, _alone: alone })
+        Ok(Self { maps, _alone: alone? })
     }
 
     /// The blocks, in the kernel and in the ledger.

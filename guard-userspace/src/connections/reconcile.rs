@@ -43,6 +43,8 @@ pub struct Repair {
     pub corrections: Vec<Correction>,
     /// How many connections were counted wrongly: those found at the start are not.
     pub drift: u64,
+    /// Those of them, by their cookies, that should have been counted when they were opened.
+    pub late: Vec<u64>,
     /// Sources that had no connection for a while: their entries can go.
     pub idle: Vec<SourceKey>,
 }
@@ -61,6 +63,23 @@ pub struct Reconciler {
     idle: HashSet<SourceKey>,
 }
 
+impl Repair {
+    /// Leaves alone what exists: `exists` tells of a cookie whether it does, or may. What is counted anew elsewhere is no end.
+    pub fn spare(&mut self, exists: impl Fn(u64) -> bool) {
+        let opened = |correction: &Correction| match correction {
+            Correction::Open { cookie, .. } => Some(*cookie),
+            Correction::Close { .. } | Correction::Add { .. } => None,
+        };
+        let moved: HashSet<u64> = self.corrections.iter().filter_map(opened).collect();
+        let before = self.corrections.len();
+        self.corrections.retain(|correction| match correction {
+            Correction::Close { cookie } => moved.contains(cookie) || !exists(*cookie),
+            Correction::Open { .. } | Correction::Add { .. } => true,
+        });
+        self.drift -= (before - self.corrections.len()) as u64;
+    }
+}
+
 impl Reconciler {
     /// Compares, and says what to correct.
     pub fn compare(&mut self, seen: &Seen) -> Repair {
@@ -70,7 +89,10 @@ impl Reconciler {
         // What is there when guard comes is no drift; and it is counted at once.
         let found =
             if self.begun { both(&missing, &self.missing) } else { missing.iter().copied().collect() };
-        repair.drift += if self.begun { found.len() as u64 } else { 0 };
+        if self.begun {
+            repair.drift += found.len() as u64;
+            repair.late.clone_from(&found);
+        }
         let open = |cookie: &u64| {
             seen.sockets.get(cookie).map(|tracked| Correction::Open { cookie: *cookie, tracked: *tracked })
         };
@@ -257,6 +279,20 @@ mod tests {
         let repair = reconciler.compare(&moved);
         let expected = [Correction::Close { cookie: 7 }, Correction::Open { cookie: 7, tracked: tracked(2) }];
         assert_eq!((repair.drift, repair.corrections.as_slice()), (0, expected.as_slice()));
+        let mut spared = repair.clone();
+        spared.spare(|_| true);
+        assert_eq!(spared, repair, "it exists, and is moved all the same");
+    }
+
+    #[test]
+    fn what_exists_is_spared() {
+        let mut reconciler = Reconciler::default();
+        let gone = seen(&[(1, 2)], &[(7, 1), (8, 1)], &[]);
+        reconciler.compare(&gone);
+        let mut repair = reconciler.compare(&gone);
+        assert_eq!((repair.drift, repair.corrections.len()), (2, 2));
+        repair.spare(|cookie| cookie == 7);
+        assert_eq!((repair.drift, repair.corrections), (1, vec![Correction::Close { cookie: 8 }]));
     }
 
     #[test]

@@ -5,7 +5,7 @@ use std::net::{IpAddr, SocketAddr};
 use aya::maps::{HashMap, MapData};
 use aya::programs::{TestRun, TestRunOptions};
 use guard_common::abi::{Correction, FlowKey, OpenCount, ServiceId, SourceKey, Tracked};
-use guard_common::{Tables, track};
+use guard_common::{Address, Tables, track};
 use ipnet::IpNet;
 
 use super::live::Live;
@@ -47,6 +47,18 @@ impl Maps {
     pub fn tracked(&self) -> Result<Vec<(u64, Tracked)>, Error> {
         let failed = |source| Error::Table { table: SOCKETS, source };
         bpf::read_all(self.descriptor(SOCKETS)?).map_err(failed)
+    }
+
+    /// One of them, if it is still there.
+    pub fn tracked_by(&self, cookie: u64) -> Option<Tracked> {
+        let sockets = HashMap::<&MapData, u64, Tracked>::try_from(self.get(SOCKETS).ok()?).ok()?;
+        sockets.get(&cookie, 0).ok()
+    }
+
+    /// How many connections a client may have at a service; 0: as many as it likes.
+    pub fn most_connections(&self, service: ServiceId, client: Address) -> u64 {
+        let live = Live(self);
+        track::most(&live, live.epoch().live(monotonic_now), service, client)
     }
 
     /// Says how many connections sources have open, over what was said of them before: for tests of the limit alone.

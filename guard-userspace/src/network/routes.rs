@@ -74,7 +74,8 @@ fn ask(socket: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
     }
 }
 
-/// Whether what leaves by an interface leaves by one of these: by itself, by the carrier of a VLAN, by a part of a bond or a bridge.
+/// Whether what leaves by an interface leaves by one of these: by itself, by the carrier of a VLAN, by a part of a bond, by a bridge of which
+/// each part is one or that has but one. Behind another part of a bridge there may be a guest, whose packets do not come by the one that is guarded.
 fn is_over(index: u32, interfaces: &BTreeSet<u32>, links: &[Link]) -> bool {
     let mut ways = vec![index];
     let mut seen = BTreeSet::new();
@@ -85,11 +86,14 @@ fn is_over(index: u32, interfaces: &BTreeSet<u32>, links: &[Link]) -> bool {
         if !seen.insert(index) {
             continue;
         }
-        // That of a veth is in another namespace, and numbered there.
-        let has_carrier = |link: &&Link| matches!(link.kind.as_deref(), Some("vlan" | "macvlan" | "ipvlan"));
-        let itself = links.iter().filter(|link| link.index == index);
-        ways.extend(itself.filter(has_carrier).filter_map(|link| link.lower));
-        ways.extend(links.iter().filter(|link| link.controller == Some(index)).map(|link| link.index));
+        let parts = || links.iter().filter(|link| link.controller == Some(index)).map(|link| link.index);
+        let itself = links.iter().find(|link| link.index == index);
+        match itself.and_then(|link| link.kind.as_deref()) {
+            // The lower device of a veth is in another namespace, and numbered there.
+            Some("vlan") => ways.extend(itself.and_then(|link| link.lower)),
+            Some("bridge") if parts().count() != 1 && !parts().all(|part| interfaces.contains(&part)) => {}
+            _ => ways.extend(parts()),
+        }
     }
     false
 }
@@ -118,7 +122,7 @@ mod tests {
             kind: Some(kind.into()),
             ..Link::default()
         };
-        // eth0 and eth1 in a bond, a VLAN on it, a bridge of that, a container on another bridge.
+        // eth0 and eth1 in a bond, a VLAN on it, a bridge of that; a container on another bridge; a guest on that of eth2.
         let links = [
             link("", 2, Some(4), None),
             link("", 3, Some(4), None),
@@ -127,15 +131,21 @@ mod tests {
             link("bridge", 6, None, None),
             link("veth", 7, Some(8), Some(2)),
             link("bridge", 8, None, None),
+            link("", 10, Some(12), None),
+            link("tun", 11, Some(12), None),
+            link("bridge", 12, None, None),
         ];
         for (index, guarded, expected) in [
             (2, 2, true),
             (4, 2, true),
             (5, 4, true),
+            (6, 5, true),
             (6, 2, true),
             (2, 4, false),
             (8, 2, false),
             (9, 9, true),
+            (12, 10, false),
+            (12, 12, true),
         ] {
             assert_eq!(is_over(index, &BTreeSet::from([guarded]), &links), expected, "{index} {guarded}");
         }

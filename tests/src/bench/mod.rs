@@ -3,6 +3,7 @@
 //! | module | what it measures |
 //! | --- | --- |
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
+//! | [`flood`] | a flood of strangers, against guard and against what people use instead |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
@@ -12,6 +13,7 @@
 //! nanoseconds do not.
 
 pub mod cost;
+pub mod flood;
 pub mod load;
 pub mod memory;
 pub mod preallocation;

@@ -1,9 +1,9 @@
 //! Measures what guard costs on this machine, and prints it. `cargo xtask bench` builds and runs it.
 
 use anyhow::Result;
-use clap::Parser;
+use clap::{Parser, ValueEnum};
 use guard_tests::bench::cost::{Cost, Effort, Measured, Size};
-use guard_tests::bench::{cost, load, machine, memory, preallocation};
+use guard_tests::bench::{cost, flood, load, machine, memory, preallocation};
 use guard_userspace::datapath::Capacities;
 
 #[derive(Parser)]
@@ -21,17 +21,58 @@ struct Arguments {
     /// Packets of each kind in each round
     #[arg(long, default_value_t = 200_000)]
     packets: u32,
+    /// What to measure; all of it, if nothing is said
+    #[arg(value_enum)]
+    parts: Vec<Part>,
+}
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+enum Part {
+    /// How long a policy and blocks take until they are live
+    Load,
+    /// Nanoseconds a packet
+    Packet,
+    /// A table of blocks that is allocated at once against one that grows
+    Preallocation,
+    /// What the kernel takes for the tables
+    Memory,
+    /// A flood of strangers, against nftables, iptables and xdp-filter
+    Flood,
 }
 
 fn main() -> Result<()> {
-    let Arguments { blocks, prefixes, rounds, packets } = Arguments::parse();
+    let Arguments { blocks, prefixes, rounds, packets, parts } = Arguments::parse();
     let (size, effort) = (Size { blocks, prefixes }, Effort { rounds, packets });
+    let parts = if parts.is_empty() { Part::value_variants() } else { &parts };
     println!("{}\n", machine());
-    print_load(size)?;
-    print_costs(size, effort)?;
-    print_preallocation(size, effort)?;
-    print_memory(size)?;
+    for part in parts {
+        match part {
+            Part::Load => print_load(size)?,
+            Part::Packet => print_costs(size, effort)?,
+            Part::Preallocation => print_preallocation(size, effort)?,
+            Part::Memory => print_memory(size)?,
+            Part::Flood => print_flood(size, effort)?,
+        }
+    }
     println!("{}", machine());
+    Ok(())
+}
+
+/// Prefixes that all of the filters take: nftables takes seconds for more.
+const MOST_PREFIXES: u32 = 10_000;
+/// A frame of a flood takes some hundred nanoseconds; there are to be enough of them.
+const FLOOD: u32 = 4;
+
+fn print_flood(size: Size, Effort { rounds, packets }: Effort) -> Result<()> {
+    let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
+    println!(
+        "a flood of strangers, {} prefixes allowed, {} addresses blocked (guard): nanoseconds a frame, its sending included",
+        size.prefixes, size.blocks
+    );
+    for flood::Row { filter, nanoseconds, ratio } in flood::measure(size, rounds, packets * FLOOD)? {
+        println!("  {filter:<28}  {nanoseconds:>20.0}  {ratio:>18.2}");
+    }
+    println!();
     Ok(())
 }
 

@@ -65,6 +65,16 @@ pub const fn store32(to: u8, offset: i16, from: u8) -> u64 {
     encode(0x63, to, from, offset, 0)
 }
 
+/// `*(u16 *)(to + offset) = from`.
+pub const fn store16(to: u8, offset: i16, from: u8) -> u64 {
+    encode(0x6b, to, from, offset, 0)
+}
+
+/// `to ^= number`, 32 bits.
+pub const fn xor32(to: u8, number: u32) -> u64 {
+    encode(0xa4, to, 0, 0, number.cast_signed())
+}
+
 /// `*(u64 *)(to + offset) = number`.
 pub const fn store_number64(to: u8, offset: i16, number: i32) -> u64 {
     encode(0x7a, to, 0, offset, number)

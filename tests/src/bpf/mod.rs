@@ -3,10 +3,12 @@
 //! | module | what it holds |
 //! | --- | --- |
 //! | [`instruction`] | instructions by their names |
+//! | [`generator`] | a program that sends frames |
 //! | [`random_sources`] | a program that gives each packet another source address before it hands it on |
 
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 
+pub mod generator;
 pub mod instruction;
 pub mod random_sources;
 
@@ -21,10 +23,14 @@ const UPDATE: libc::c_int = 2;
 const LOAD: libc::c_int = 5;
 const TEST_RUN: libc::c_int = 10;
 const UPDATE_BATCH: libc::c_int = 26;
+const LINK: libc::c_int = 28;
 
 const XDP: u32 = 6;
 const ATTACH_XDP: u32 = 37;
 const MULTI_BUFFER: u32 = 1 << 5;
+/// XDP_FLAGS_DRV_MODE: in the driver.
+const NATIVE: u32 = 1 << 2;
+const LIVE_FRAMES: u32 = 1 << 1;
 
 pub const HASH: u32 = 1;
 pub const PROGRAMS: u32 = 3;
@@ -146,6 +152,36 @@ pub fn time(program: BorrowedFd<'_>, frame: &[u8], runs: u32) -> Result<u32> {
     Ok(attributes.duration)
 }
 
+/// Puts a program on an interface of this thread's namespace, in the driver, for as long as what is returned lives.
+///
+/// # Errors
+/// When the kernel refuses.
+pub fn attach(program: BorrowedFd<'_>, interface: u32) -> Result<OwnedFd> {
+    let program = program.as_raw_fd().cast_unsigned();
+    let mut attributes = Link { program, interface, kind: ATTACH_XDP, flags: NATIVE };
+    let descriptor = call(LINK, &mut attributes).context("the program cannot be attached")?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Runs a program on real frames, which go where it says.
+fn send_live(program: BorrowedFd<'_>, frame: &[u8], interface: u32, count: u32) -> Result<()> {
+    let length = u32::try_from(frame.len())?;
+    // A `struct xdp_md`: where the frame ends, and where it is said to come from.
+    let context = [0, length, 0, interface, 0, 0];
+    let mut attributes = TestRun {
+        program: program.as_raw_fd().cast_unsigned(),
+        length,
+        frame: frame.as_ptr() as u64,
+        runs: count,
+        context_lengths: [size_of_val(&context) as u32, 0],
+        contexts: [context.as_ptr() as u64, 0],
+        flags: LIVE_FRAMES,
+        ..TestRun::default()
+    };
+    Ok(call(TEST_RUN, &mut attributes).map(drop)?)
+}
+
 /// Puts a program into the first place of a map of programs.
 fn put(programs: &Map, program: BorrowedFd<'_>) -> Result<()> {
     let (key, value) = (0_u32, program.as_raw_fd().cast_unsigned());
@@ -206,6 +242,18 @@ struct TestRun {
     duration: u32,
     context_lengths: [u32; 2],
     contexts: [u64; 2],
+    flags: u32,
+    cpu: u32,
+    batch: u32,
+    padding: u32,
+}
+
+#[repr(C)]
+struct Link {
+    program: u32,
+    interface: u32,
+    kind: u32,
+    flags: u32,
 }
 
 fn call<A>(command: libc::c_int, attributes: &mut A) -> io::Result<libc::c_int> {

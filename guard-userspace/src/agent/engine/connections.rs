@@ -53,12 +53,7 @@ impl Watch {
         let listing = listing?;
         let existing: HashSet<u64> = listing.connections.iter().map(|existing| existing.cookie).collect();
         let is_complete = others(&listing.notes) != Others::Unread;
-        let before = repair.corrections.len();
-        repair.corrections.retain(|correction| match correction {
-            Correction::Close { cookie } => is_complete && !existing.contains(cookie),
-            Correction::Open { .. } | Correction::Add { .. } => true,
-        });
-        repair.drift -= (before - repair.corrections.len()) as u64;
+        repair.spare(|cookie| !is_complete || existing.contains(&cookie));
         Ok(())
     }
 }
@@ -82,6 +77,7 @@ impl Engine {
 
     fn reconcile(&self) -> Result<()> {
         let ports = self.guarded_ports();
+        let interfaces = self.kernel().attached.indices().collect();
         let mut watch = lock(&self.watch);
         let counts: HashMap<SourceKey, OpenCount> = self.maps.open_counts()?.into_iter().collect();
         let tracked: HashMap<u64, Tracked> = self.maps.tracked()?.into_iter().collect();
@@ -89,7 +85,7 @@ impl Engine {
         let totals = connections::totals(counts.iter().map(|(source, count)| (*source, count.open())));
         let listing = watch.list(&ports, &self.maps)?;
         let mut sockets = self.tracked_of(&listing);
-        self.leave_out_strangers(&mut sockets, &tracked)?;
+        leave_out_strangers(&mut sockets, &tracked, &interfaces)?;
         let namespaces = listing.namespaces.iter().map(|inode| inode_number(*inode)).collect();
         let others = others(&listing.notes);
         let seen = Seen { counts, tracked, counts_after, sockets, namespaces, others };
@@ -112,24 +108,10 @@ impl Engine {
         for source in repair.idle {
             kernel.datapath.forget_source(source)?;
         }
-        Ok(())
-    }
-
-    /// Leaves out connections that did not come through guard: those of the host to itself, those of containers. Of those that are counted
-    /// it is known; of those that were there before it follows from where their answers go.
-    fn leave_out_strangers(
-        &self,
-        sockets: &mut HashMap<u64, Tracked>,
-        tracked: &HashMap<u64, Tracked>,
-    ) -> Result<()> {
-        if sockets.keys().all(|cookie| tracked.contains_key(cookie)) {
-            return Ok(());
-        }
-        let interfaces = self.kernel().attached.indices().collect();
-        let mut routes = Routes::open()?;
-        sockets.retain(|cookie, socket| {
-            tracked.contains_key(cookie) || routes.lead_over(socket.flow.address().into(), &interfaces)
-        });
+        drop(kernel);
+        // Nobody has held these against their limit yet.
+        let late: Vec<Surplus> = repair.late.into_iter().map(|cookie| Surplus { cookie }).collect();
+        self.take_surplus(&late);
         Ok(())
     }
 
@@ -138,7 +120,8 @@ impl Engine {
     /// # Errors
     /// When the sockets or the maps cannot be read.
     pub fn connections(&self) -> Result<Vec<SourceConnections>> {
-        let listing = lock(&self.watch).list(&self.guarded_ports(), &self.maps)?;
+        let ports = self.guarded_ports();
+        let listing = lock(&self.watch).list(&ports, &self.maps)?;
         Ok(connections::by_source(&self.maps, &listing)?)
     }
 
@@ -172,31 +155,28 @@ impl Engine {
         Ok(self.count_killed(killed?))
     }
 
-    /// Ends the connections that their sources opened past `max_connections`: handshakes that are under way at the same time are let through
-    /// all together. Where a source has closed others since, as many stay.
-    pub fn take_surplus(&self, surplus: &[Surplus]) {
-        let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
-        for Surplus { cookie, most, source, .. } in surplus {
-            let of_source = by_source.entry(*source).or_default();
-            of_source.0 = *most;
-            of_source.1.push(*cookie);
-        }
+    /// Ends connections that their sources opened past `max_connections`: handshakes that are under way at the same time are let through all
+    /// together. Where a source has closed others since, as many stay.
+    pub fn take_surplus(&self, opened: &[Surplus]) {
         let policy = self.policies().live().clone();
         let services = self.services_by_id();
-        let monitors = |name: &String| {
-            policy
-                .services
-                .iter()
-                .any(|service| service.name == *name && service.mode == ServiceMode::Monitor)
+        let monitors = |id: &ServiceId| {
+            let of = |name: &String| policy.services.iter().find(|service| service.name == *name);
+            services.get(id).and_then(of).is_none_or(|service| service.mode == ServiceMode::Monitor)
         };
+        let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
+        for Surplus { cookie } in opened {
+            // One that has ended since is not there any longer.
+            let Some(Tracked { source, flow, .. }) = self.maps.tracked_by(*cookie) else { continue };
+            let most = self.maps.most_connections(source.service(), flow.address());
+            if most != 0 && !monitors(&source.service()) {
+                by_source.entry(source).or_insert((most, Vec::new())).1.push(*cookie);
+            }
+        }
         let mut cookies = HashSet::new();
         for (source, (most, opened)) in by_source {
-            if services.get(&source.service()).is_none_or(monitors) {
-                continue;
-            }
             let over = self.maps.connections_of(&source).saturating_sub(most);
-            let over = usize::try_from(over).unwrap_or(usize::MAX);
-            cookies.extend(opened.iter().rev().take(over));
+            cookies.extend(opened.iter().rev().take(usize::try_from(over).unwrap_or(usize::MAX)));
         }
         if cookies.is_empty() {
             return;
@@ -243,6 +223,23 @@ impl Engine {
         };
         listing.connections.iter().filter(is_open).filter_map(tracked).collect()
     }
+}
+
+/// Leaves out connections that did not come through guard: those of the host to itself, those of containers. Of those that are counted it is
+/// known; of others it follows from where their answers go.
+fn leave_out_strangers(
+    sockets: &mut HashMap<u64, Tracked>,
+    tracked: &HashMap<u64, Tracked>,
+    interfaces: &BTreeSet<u32>,
+) -> Result<()> {
+    if sockets.keys().all(|cookie| tracked.contains_key(cookie)) {
+        return Ok(());
+    }
+    let mut routes = Routes::open()?;
+    sockets.retain(|cookie, socket| {
+        tracked.contains_key(cookie) || routes.lead_over(socket.flow.address().into(), interfaces)
+    });
+    Ok(())
 }
 
 /// What is known of the namespaces that a look has not found that left these notes.

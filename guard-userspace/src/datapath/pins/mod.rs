@@ -10,6 +10,7 @@
 use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
 use std::{fs, iter, thread};
@@ -101,16 +102,19 @@ impl Pins {
     /// When another process stays the only one.
     pub fn alone(&self) -> Result<Alone, Error> {
         let failed = |source| Error::File { action: "cannot lock", path: self.root.clone(), source };
-        let mut directory = File::open(&self.root).map_err(failed)?;
         let begin = Instant::now();
         loop {
+            let directory = File::open(&self.root).map_err(failed)?;
+            let inode = directory.metadata().map_err(failed)?.ino();
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
-                Ok(lock) => return Ok(Alone(lock)),
-                Err((same, Errno::EWOULDBLOCK)) if begin.elapsed() < PATIENCE => {
-                    directory = same;
-                    thread::sleep(BETWEEN_TRIES);
+                // Another process may have removed it and made it anew meanwhile.
+                Ok(lock) if fs::metadata(&self.root).is_ok_and(|now| now.ino() == inode) => {
+                    return Ok(Alone(lock));
                 }
-                Err((_, Errno::EWOULDBLOCK)) => return Err(Error::PinsInUse(self.root.clone())),
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) if begin.elapsed() < PATIENCE => {
+                    thread::sleep(BETWEEN_TRIES)
+                }
+                Ok(_) | Err((_, Errno::EWOULDBLOCK)) => return Err(Error::PinsInUse(self.root.clone())),
                 Err((_, errno)) => return Err(failed(errno.into())),
             }
         }
