@@ -12,9 +12,6 @@ use super::{Error, Maps, bpf};
 
 const ADDRESSES: &str = "BLOCKS";
 const PREFIXES: &str = "BLOCK_PREFIXES";
-/// So many blocks are written until the CPUs are told not to believe what they remember: a command that is killed leaves no more than these
-/// untold.
-const AT_ONCE: usize = 4096;
 /// IPv4 lies in mapped form: its prefixes are longer by this many bits.
 const MAPPED_BITS: u8 = 96;
 
@@ -30,22 +27,17 @@ impl Maps {
             blocks.iter().copied().partition(|(net, _)| is_address(net));
         let (keys, values): (Vec<[u8; 16]>, Vec<Block>) =
             addresses.into_iter().map(|(net, block)| (Address::from(net.addr()).to_bytes(), block)).unzip();
-        for (keys, values) in keys.chunks(AT_ONCE).zip(values.chunks(AT_ONCE)) {
-            let written = bpf::update_all(self.descriptor(ADDRESSES)?, keys, values)
-                .map_err(|error| self.not_written(ADDRESSES, error));
-            // Some may have been written.
-            let noted = self.note_change();
-            written.and(noted)?;
-        }
+        let written = bpf::update_all(self.descriptor(ADDRESSES)?, &keys, &values)
+            .map_err(|error| self.not_written(ADDRESSES, error));
+        // Some may have been written.
+        let noted = self.note_change();
+        written.and(noted)?;
         let (keys, values): (Vec<Key<[u8; 16]>>, Vec<Block>) =
             prefixes.into_iter().map(|(net, block)| (prefix_key(&net), block)).unzip();
-        for (keys, values) in keys.chunks(AT_ONCE).zip(values.chunks(AT_ONCE)) {
-            let written = bpf::update_all(self.descriptor(PREFIXES)?, keys, values)
-                .map_err(|error| self.not_written(PREFIXES, error));
-            let noted = self.note_change();
-            written.and(noted)?;
-        }
-        Ok(())
+        let written = bpf::update_all(self.descriptor(PREFIXES)?, &keys, &values)
+            .map_err(|error| self.not_written(PREFIXES, error));
+        let noted = self.note_change();
+        written.and(noted)
     }
 
     /// Removes a block. Returns whether there was one.
