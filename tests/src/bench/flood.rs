@@ -45,7 +45,18 @@ struct Filter<'a> {
 enum Held<'a> {
     Program(#[expect(dead_code, reason = "held")] Program, #[expect(dead_code, reason = "held")] OwnedFd),
     Guard(#[expect(dead_code, reason = "held")] Guard<'a>),
+    XdpFilter(#[expect(dead_code, reason = "held")] XdpFilter<'a>),
     Host,
+}
+
+/// xdp-filter pins its maps, which outlive the host.
+struct XdpFilter<'a>(&'a Host);
+
+impl Drop for XdpFilter<'_> {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = run(self.0, "xdp-filter", "unload up0", "");
+    }
 }
 
 /// The upper halves of the sources: none of them is allowed.
@@ -188,7 +199,7 @@ fn install(hosts: &[Host], size: Size) -> Result<Vec<Filter<'_>>> {
     Ok(vec![
         filter("bare XDP_DROP", 0, Held::Program(program, link)),
         filter("guard", 1, Held::Guard(running)),
-        filter("xdp-filter, deny, no list", 2, Held::Host),
+        filter("xdp-filter, deny, no list", 2, Held::XdpFilter(XdpFilter(xdp_filter))),
         filter("nftables, ingress", 3, Held::Host),
         filter("nftables, input", 4, Held::Host),
         filter("iptables INPUT, ipset", 5, Held::Host),
