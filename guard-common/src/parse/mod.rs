@@ -94,7 +94,7 @@ pub enum Malformed {
     TooManyExtensionHeaders,
     /// An IPv6 extension header that goes past the packet.
     BadExtensionHeader,
-    /// A first fragment of less than 8 bytes, or a packet that ends within its TCP or UDP header.
+    /// A first fragment that ends before its ports, or a packet that ends within its TCP or UDP header.
     NoPorts,
 }
 

@@ -9,7 +9,8 @@ pub const TCP: u8 = 6;
 const UDP: u8 = 17;
 const TCP_HEADER: usize = 20;
 const UDP_HEADER: usize = 8;
-/// The ports, and of TCP the sequence number. No first fragment ends before them: fragments come in pieces of 8 bytes, but for the last.
+const PORTS: usize = 4;
+/// The ports and the sequence number of TCP.
 const BEGINNING: usize = 8;
 const FLAGS: usize = 13;
 
@@ -35,12 +36,16 @@ pub(super) fn parse(
         _ => return Ok(Kind::OtherIp),
     };
     // The rest of the header of a first fragment may be in the next one.
-    let needed = if span.more_fragments == 0 { header } else { BEGINNING };
+    let needed = if span.more_fragments == 0 { header } else { PORTS };
     if span.length < needed {
         return Err(Malformed::NoPorts);
     }
-    let [s0, s1, p0, p1, n0, n1, n2, n3]: [u8; BEGINNING] =
-        read(packet, span.start).ok_or(Malformed::Truncated)?;
+    let [s0, s1, p0, p1, n0, n1, n2, n3] = if span.length < BEGINNING {
+        let [s0, s1, p0, p1]: [u8; PORTS] = read(packet, span.start).ok_or(Malformed::Truncated)?;
+        [s0, s1, p0, p1, 0, 0, 0, 0]
+    } else {
+        read(packet, span.start).ok_or(Malformed::Truncated)?
+    };
     headers.source_port = u16::from_be_bytes([s0, s1]);
     headers.port = u16::from_be_bytes([p0, p1]);
     headers.sequence = u32::from_be_bytes([n0, n1, n2, n3]);
