@@ -54,9 +54,12 @@ pub fn source_at(tables: &impl Tables, slot: Slot, id: ServiceId, client: Addres
     tables.service(slot, id).map(|service| SourceKey::new(id, &service, client))
 }
 
-/// How many connections `client` may have at a service at once; 0: as many as it likes.
+/// How many connections `client` may have at a service at once; 0: as many as it likes, or as many as it has where the service only monitors.
 #[inline(always)]
 pub fn most(tables: &impl Tables, slot: Slot, id: ServiceId, client: Address) -> u64 {
+    if tables.service(slot, id).is_none_or(|service| service.monitors()) {
+        return 0;
+    }
     let Some(rule) = tables.rule(slot, id, client) else { return 0 };
     match rule.class() {
         Class::Allow => {

@@ -11,7 +11,7 @@ use tracing::{info, warn};
 use super::{Engine, lock};
 use crate::agent::MapStatus;
 use crate::blocks::Scope;
-use crate::config::{Policy, Protocol, ServiceMode};
+use crate::config::{Policy, Protocol};
 use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections, Totals};
 use crate::datapath::{CLIENTS_TABLE, Maps};
 use crate::network::Routes;
@@ -62,7 +62,7 @@ impl Engine {
     /// Holds the count against the sockets, corrects it, and looks who has too many. What hinders it is a problem: new connections are
     /// counted all the same.
     pub fn compare_connections(&self) {
-        let failed = self.reconcile().and_then(|()| self.look_for_offenders()).err();
+        let failed = self.reconcile().map(|open| self.look_for_offenders(&open)).err();
         let failed = failed.map(|error| {
             format!("the connections that are open cannot be compared with their sockets: {error:#}")
         });
@@ -75,14 +75,17 @@ impl Engine {
         *known = failed;
     }
 
-    fn reconcile(&self) -> Result<()> {
+    /// Returns how many connections each source has then.
+    fn reconcile(&self) -> Result<Vec<(SourceKey, u64)>> {
         let ports = self.guarded_ports();
         let interfaces = self.kernel().attached.indices().collect();
         let mut watch = lock(&self.watch);
         let counts: HashMap<SourceKey, OpenCount> = self.maps.open_counts()?.into_iter().collect();
         let tracked: HashMap<u64, Tracked> = self.maps.tracked()?.into_iter().collect();
-        let counts_after = self.maps.open_counts()?.into_iter().collect();
-        let totals = connections::totals(counts.iter().map(|(source, count)| (*source, count.open())));
+        let counts_after = self.maps.open_counts()?;
+        let open: Vec<_> = counts_after.iter().map(|(source, count)| (*source, count.open())).collect();
+        let counts_after = counts_after.into_iter().collect();
+        let totals = connections::totals(open.iter().copied());
         let listing = watch.list(&ports, &self.maps)?;
         let mut sockets = self.tracked_of(&listing);
         leave_out_strangers(&mut sockets, &tracked, &interfaces)?;
@@ -112,7 +115,7 @@ impl Engine {
         // Nobody has held these against their limit yet.
         let late: Vec<Surplus> = repair.late.into_iter().map(|cookie| Surplus { cookie }).collect();
         self.take_surplus(&late);
-        Ok(())
+        if repair.corrections.is_empty() { Ok(open) } else { Ok(self.maps.connections()?) }
     }
 
     /// What each source has open, the one with most first.
@@ -158,18 +161,12 @@ impl Engine {
     /// Ends connections that their sources opened past `max_connections`: handshakes that are under way at the same time are let through all
     /// together. Where a source has closed others since, as many stay.
     pub fn take_surplus(&self, opened: &[Surplus]) {
-        let policy = self.policies().live().clone();
-        let services = self.services_by_id();
-        let monitors = |id: &ServiceId| {
-            let of = |name: &String| policy.services.iter().find(|service| service.name == *name);
-            services.get(id).and_then(of).is_none_or(|service| service.mode == ServiceMode::Monitor)
-        };
         let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
         for Surplus { cookie } in opened {
             // One that has ended since is not there any longer.
             let Some(Tracked { source, flow, .. }) = self.maps.tracked_by(*cookie) else { continue };
             let most = self.maps.most_connections(source.service(), flow.address());
-            if most != 0 && !monitors(&source.service()) {
+            if most != 0 {
                 by_source.entry(source).or_insert((most, Vec::new())).1.push(*cookie);
             }
         }
@@ -181,8 +178,9 @@ impl Engine {
         if cookies.is_empty() {
             return;
         }
+        let ports = self.guarded_ports();
         let mut sockets = lock(&self.killer);
-        let killed = sockets.kill_these(&cookies, &tcp_ports(&policy), &self.maps.came_through());
+        let killed = sockets.kill_these(&cookies, &ports, &self.maps.came_through());
         sockets.forget();
         drop(sockets);
         match killed.map(|killed| self.count_killed(killed)) {

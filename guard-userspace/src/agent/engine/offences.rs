@@ -5,7 +5,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use anyhow::Result;
-use guard_common::abi::{self, OffenceKind, Sample, ServiceId};
+use guard_common::abi::{self, OffenceKind, Sample, ServiceId, SourceKey};
 use ipnet::IpNet;
 use serde_json::json;
 use tracing::{info, warn};
@@ -72,26 +72,26 @@ impl Engine {
         }
     }
 
-    /// Looks for sources that went over the threshold of connections when nobody listened.
-    ///
-    /// # Errors
-    /// When the maps cannot be read.
-    pub fn look_for_offenders(&self) -> Result<()> {
-        let autoblock = self.policies().live().autoblock.clone();
-        let threshold = u64::from(autoblock.connections);
-        if !autoblock.enabled || threshold == 0 {
-            return Ok(());
+    /// Looks for sources that went over the threshold of connections when nobody listened, by how many each has open.
+    pub(super) fn look_for_offenders(&self, open: &[(SourceKey, u64)]) {
+        let (enabled, threshold) = {
+            let policies = self.policies();
+            let autoblock = &policies.live().autoblock;
+            (autoblock.enabled, u64::from(autoblock.connections))
+        };
+        if !enabled || threshold == 0 {
+            return;
         }
         let now = monotonic_now();
-        let over = self.maps.connections()?.into_iter().filter(|(_, count)| *count > threshold);
-        let offence = |(source, count)| abi::Offence::new(OffenceKind::Connections, source, count, now, now);
+        let over = open.iter().filter(|(_, count)| *count > threshold);
+        let offence =
+            |(source, count): &_| abi::Offence::new(OffenceKind::Connections, *source, *count, now, now);
         let offences: Vec<_> = over.map(offence).collect();
         let sources = offences.iter().map(|offence| self.maps.source_net(&offence.source)).collect();
         self.kernel().register.keep_pardons(&sources);
         if !offences.is_empty() {
             self.take_offences(&offences);
         }
-        Ok(())
     }
 
     /// An offence as the policy sees it; none if it is of a later build, the service is gone or only monitors, or the threshold is another one
