@@ -2,10 +2,11 @@
 
 use std::io;
 
-use netlink_packet_core::{NLM_F_DUMP, NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::{NLM_F_DUMP, NetlinkPayload};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{InfoKind, LinkAttribute, LinkInfo, LinkMessage, LinkXdp};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
+
+use super::route_socket::RouteSocket;
 
 /// An interface.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -32,24 +33,12 @@ pub struct LinkError(#[from] io::Error);
 /// # Errors
 /// When the kernel does not say.
 pub fn links() -> Result<Vec<Link>, LinkError> {
-    let mut socket = Socket::new(NETLINK_ROUTE)?;
-    socket.bind_auto()?;
-    socket.connect(&SocketAddr::new(0, 0))?;
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetLink(LinkMessage::default()));
-    request.header.flags = NLM_F_REQUEST | NLM_F_DUMP;
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    socket.send(&buffer, 0)?;
+    let socket = RouteSocket::open()?;
+    socket.ask(RouteNetlinkMessage::GetLink(LinkMessage::default()), NLM_F_DUMP)?;
     let mut links = Vec::new();
     loop {
-        let (answer, _) = socket.recv_from_full()?;
-        let mut rest = answer.as_slice();
-        while !rest.is_empty() {
-            let message =
-                NetlinkMessage::<RouteNetlinkMessage>::deserialize(rest).map_err(io::Error::other)?;
-            let length = (message.header.length as usize).next_multiple_of(4);
-            match message.payload {
+        for answer in socket.answers()? {
+            match answer {
                 NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewLink(link)) => {
                     links.push(Link::of(link))
                 }
@@ -57,7 +46,6 @@ pub fn links() -> Result<Vec<Link>, LinkError> {
                 NetlinkPayload::Error(error) => return Err(error.to_io().into()),
                 NetlinkPayload::InnerMessage(_) | NetlinkPayload::Noop | NetlinkPayload::Overrun(_) | _ => {}
             }
-            rest = rest.get(length..).unwrap_or_default();
         }
     }
 }

@@ -5,11 +5,13 @@
 //! | `links` | the interfaces, as the kernel describes them |
 //! | `resolve` | from the names of the policy to interfaces that exist |
 //! | `routes` | the way to a client |
+//! | `route_socket` | asking the kernel for the last two |
 //! | `changes` | a reason to look again |
 
 mod changes;
 mod links;
 mod resolve;
+mod route_socket;
 mod routes;
 
 pub use changes::Changes;

@@ -4,16 +4,16 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::{NLM_F_REQUEST, NetlinkMessage, NetlinkPayload};
+use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
-use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 
+use super::route_socket::RouteSocket;
 use super::{Link, LinkError, links};
 
 /// The routes of this network namespace, each asked for once.
 pub struct Routes {
-    socket: Socket,
+    socket: RouteSocket,
     links: Vec<Link>,
     known: HashMap<IpAddr, Option<u32>>,
 }
@@ -22,9 +22,7 @@ impl Routes {
     /// # Errors
     /// When the kernel does not say.
     pub fn open() -> Result<Self, LinkError> {
-        let mut socket = Socket::new(NETLINK_ROUTE)?;
-        socket.bind_auto()?;
-        socket.connect(&SocketAddr::new(0, 0))?;
+        let socket = RouteSocket::open()?;
         Ok(Self { socket, links: links()?, known: HashMap::new() })
     }
 
@@ -41,7 +39,7 @@ impl Routes {
 
 /// The index of the interface that the kernel sends to `address` by.
 #[expect(clippy::wildcard_enum_match_arm, reason = "the kernel has more to say than matters here")]
-fn ask(socket: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
+fn ask(socket: &RouteSocket, address: IpAddr) -> io::Result<Option<u32>> {
     let mut route = RouteMessage::default();
     let (family, length) = match address {
         IpAddr::V4(_) => (AddressFamily::Inet, 32),
@@ -54,22 +52,15 @@ fn ask(socket: &Socket, address: IpAddr) -> io::Result<Option<u32>> {
         IpAddr::V6(address) => RouteAddress::Inet6(address),
     };
     route.attributes.push(RouteAttribute::Destination(to));
-    let mut request = NetlinkMessage::from(RouteNetlinkMessage::GetRoute(route));
-    request.header.flags = NLM_F_REQUEST;
-    request.finalize();
-    let mut buffer = vec![0; request.buffer_len()];
-    request.serialize(&mut buffer);
-    socket.send(&buffer, 0)?;
-    let (answer, _) = socket.recv_from_full()?;
-    let answer = NetlinkMessage::<RouteNetlinkMessage>::deserialize(&answer).map_err(io::Error::other)?;
-    match answer.payload {
-        NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route)) => {
+    socket.ask(RouteNetlinkMessage::GetRoute(route), 0)?;
+    match socket.answers()?.pop() {
+        Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route))) => {
             Ok(route.attributes.iter().find_map(|attribute| match attribute {
                 RouteAttribute::Oif(index) => Some(*index),
                 _ => None,
             }))
         }
-        NetlinkPayload::Error(error) => Err(error.to_io()),
+        Some(NetlinkPayload::Error(error)) => Err(error.to_io()),
         _ => Err(io::Error::other("the kernel's answer is no route")),
     }
 }
