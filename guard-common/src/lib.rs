@@ -39,6 +39,8 @@ pub mod gcra;
 pub mod observe;
 pub mod packet;
 pub mod parse;
+#[cfg(test)]
+mod plain;
 pub mod tables;
 pub mod track;
 pub mod traffic;

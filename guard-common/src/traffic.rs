@@ -47,36 +47,13 @@ pub fn count<W: Word>(traffic: &TrafficState<W>, packet: &Sample) {
 
 #[cfg(test)]
 mod tests {
-    use core::cell::Cell;
-
     use super::*;
     use crate::Reason;
-
-    #[derive(Default)]
-    struct Plain(Cell<u64>);
-
-    impl Word for Plain {
-        fn load(&self) -> u64 {
-            self.0.get()
-        }
-
-        fn compare_exchange(&self, current: u64, new: u64) -> Result<(), u64> {
-            let seen = self.0.get();
-            if seen == current {
-                self.0.set(new);
-                return Ok(());
-            }
-            Err(seen)
-        }
-
-        fn add(&self, amount: u64) {
-            self.0.set(self.0.get().wrapping_add(amount));
-        }
-    }
+    use crate::plain::Plain;
 
     #[test]
     fn counting_ends_by_itself() {
-        let until = Plain(Cell::new(100));
+        let until = Plain::new(100);
         assert!(is_wanted(&until, 99));
         assert_eq!(until.load(), 100);
         assert!(!is_wanted(&until, 100));

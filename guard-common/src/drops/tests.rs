@@ -2,15 +2,15 @@
 
 extern crate std;
 
-use core::cell::{Cell, RefCell};
+use core::cell::RefCell;
 use std::collections::{HashMap, HashSet};
-use std::rc::Rc;
 use std::vec::Vec;
 
 use super::*;
 use crate::Address;
 use crate::abi::{Service, ServiceId};
 use crate::gcra::Rate;
+use crate::plain::Plain;
 
 const SECOND: u64 = 1_000_000_000;
 const THRESHOLDS: Thresholds = Thresholds { connections: 10, refused: 100, limited: 100 };
@@ -18,53 +18,32 @@ const CLIENT: Address = Address::v4([10, 1, 2, 3]);
 const PORT: u16 = 40_000;
 const ACK: u8 = TcpFlags::ACK.0;
 
-#[derive(Clone, Debug, Default)]
-struct Cells(Rc<Cell<u64>>);
-
-impl Word for Cells {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<(), u64> {
-        let seen = self.0.get();
-        if seen == current {
-            self.0.set(new);
-        }
-        if seen == current { Ok(()) } else { Err(seen) }
-    }
-
-    fn add(&self, amount: u64) {
-        self.0.set(self.0.get().wrapping_add(amount));
-    }
-}
-
 #[derive(Default)]
 struct Memory {
     flows: HashSet<FlowKey>,
-    suspicion: Cells,
-    evidence: RefCell<HashMap<SourceKey, EvidenceState<Cells>>>,
-    sampled: RefCell<HashMap<SampleKey, SampledState<Cells>>>,
+    suspicion: Plain,
+    evidence: RefCell<HashMap<SourceKey, EvidenceState<Plain>>>,
+    sampled: RefCell<HashMap<SampleKey, SampledState<Plain>>>,
     samples: RefCell<Vec<Sample>>,
     offences: RefCell<Vec<Offence>>,
 }
 
 impl Notes for Memory {
-    type Word = Cells;
+    type Word = Plain;
 
     fn is_established(&self, flow: &FlowKey) -> bool {
         self.flows.contains(flow)
     }
 
-    fn suspicion(&self, _: &SourceKey) -> Option<Cells> {
+    fn suspicion(&self, _: &SourceKey) -> Option<Plain> {
         Some(self.suspicion.clone())
     }
 
-    fn evidence(&self, source: &SourceKey) -> Option<EvidenceState<Cells>> {
+    fn evidence(&self, source: &SourceKey) -> Option<EvidenceState<Plain>> {
         Some(self.evidence.borrow_mut().entry(*source).or_default().clone())
     }
 
-    fn sampled(&self, key: &SampleKey) -> Option<SampledState<Cells>> {
+    fn sampled(&self, key: &SampleKey) -> Option<SampledState<Plain>> {
         Some(self.sampled.borrow_mut().entry(*key).or_default().clone())
     }
 

@@ -2,34 +2,12 @@
 
 extern crate std;
 
-use core::cell::Cell;
-
 use super::*;
+use crate::plain::Plain;
 
 mod properties;
 
 const SECOND: u64 = 1_000_000_000;
-
-#[derive(Default)]
-struct Plain(Cell<u64>);
-
-impl Word for Plain {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn compare_exchange(&self, current: u64, new: u64) -> Result<(), u64> {
-        if self.0.get() != current {
-            return Err(self.0.get());
-        }
-        self.0.set(new);
-        Ok(())
-    }
-
-    fn add(&self, amount: u64) {
-        self.0.set(self.0.get().wrapping_add(amount));
-    }
-}
 
 #[test]
 fn the_burst_is_exact_and_comes_back_at_the_rate() {

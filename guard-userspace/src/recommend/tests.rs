@@ -1,35 +1,17 @@
 //! From the kernel's counts to a proposal, and back through the limiter.
 
-use std::cell::Cell;
 use std::collections::HashMap;
 
 use guard_common::Address;
 use guard_common::abi::{Service, ServiceId, SourceKey, Traffic};
-use guard_common::gcra::{Rate, Word};
+use guard_common::gcra::Rate;
 use ipnet::IpNet;
 use proptest::prelude::*;
 
 use super::limits::LEAST;
 use super::seen::Dimension;
 use super::*;
-
-#[derive(Default)]
-struct Plain(Cell<u64>);
-
-impl Word for Plain {
-    fn load(&self) -> u64 {
-        self.0.get()
-    }
-
-    fn compare_exchange(&self, _: u64, new: u64) -> Result<(), u64> {
-        self.0.set(new);
-        Ok(())
-    }
-
-    fn add(&self, amount: u64) {
-        self.0.set(self.0.get() + amount);
-    }
-}
+use crate::memory::MemoryWord;
 
 /// So much at once, so far into its second (0 to 1).
 type Sent = (u64, f64);
@@ -109,7 +91,7 @@ fn watch(sources: &[Vec<Sent>], step: u64) -> Watch {
 /// How many of these a limit drops, with so many times as much of it sent.
 fn dropped(seconds: &[Sent], times: f64, per_second: u64, burst: u64) -> u64 {
     let rate = Rate::of_events(per_second, burst).unwrap();
-    let word = Plain::default();
+    let word = MemoryWord::default();
     let begin = 1_000_000_000_000_u64;
     (0..)
         .zip(seconds)

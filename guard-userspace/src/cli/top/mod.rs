@@ -5,14 +5,18 @@
 //! | `state` | what is known and what the person at the keys wants to see of it |
 //! | `keys` | what a key does |
 //! | `draw` | the screen |
+//! | `figures` | figures in little room |
+//! | `text` | all of it as text, once |
 //! | `style` | what the terminal can show |
 //! | `feed` | asks the agent, beside all that |
 
 mod draw;
 mod feed;
+mod figures;
 mod keys;
 mod state;
 mod style;
+mod text;
 
 use std::io::IsTerminal;
 use std::process::ExitCode;
@@ -71,7 +75,7 @@ impl ShowTop {
             if global.json {
                 print_json(&top)?
             } else {
-                print(&draw::text(&top, self.sort))?
+                print(&text::text(&top, self.sort))?
             }
             return Ok(ExitCode::SUCCESS);
         }
