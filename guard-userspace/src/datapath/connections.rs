@@ -66,7 +66,8 @@ impl Maps {
     /// # Errors
     /// When the table is full; what was written before that stays.
     pub fn write_connections(&mut self, open: &[(SourceKey, u64)]) -> Result<(), Error> {
-        let counts = open.iter().map(|(_, open)| OpenCount::new(u32::try_from(*open).unwrap_or(u32::MAX)));
+        let counts =
+            open.iter().map(|(_, open)| OpenCount::new(u32::try_from(*open).unwrap_or(i32::MAX as u32)));
         let counts: Vec<_> = counts.collect();
         let sources: Vec<_> = open.iter().map(|(source, _)| *source).collect();
         bpf::update_all(self.descriptor(COUNTS)?, &sources, &counts)

@@ -1,5 +1,6 @@
 //! Holding what the agent believes against what is: repaired where it can be, reported where it cannot.
 
+use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use tracing::warn;
@@ -26,7 +27,7 @@ impl Engine {
         if let Err(error) = self.notice_return() {
             problems.push(format!("the maps cannot be read: {error:#}"));
         }
-        let policy = self.policies().live().clone();
+        let policy = Arc::clone(self.policies().live());
         let mut kernel = self.kernel();
         if self.detached.load(Ordering::SeqCst) {
             return;

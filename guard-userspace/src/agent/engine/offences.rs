@@ -35,7 +35,7 @@ impl Engine {
     /// Blocks the sources that went over a threshold, unless they are spared.
     pub fn take_offences(&self, offences: &[abi::Offence]) {
         let services = self.services_by_id();
-        let policy = self.policies().live().clone();
+        let policy = Arc::clone(self.policies().live());
         let now = monotonic_now();
         // What nobody has read for long was before this agent, or before the policy that it would be held against.
         let recent = offences.iter().filter(|offence| now.saturating_sub(offence.at) < OLDEST);

@@ -1,6 +1,7 @@
 //! Making a policy live, and taking one back.
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::{Context, Result};
@@ -58,7 +59,8 @@ pub(super) struct Policies {
 /// A policy, and where it is from.
 #[derive(Clone)]
 struct Live {
-    policy: Policy,
+    /// Shared with who works by it: it may have a hundred thousand prefixes.
+    policy: Arc<Policy>,
     file: Option<PathBuf>,
     loaded_at: SystemTime,
     generation: u64,
@@ -75,7 +77,7 @@ impl Policies {
         Self { live: Live::new(source, generation), before: None, reload: Reload::default() }
     }
 
-    pub(super) const fn live(&self) -> &Policy {
+    pub(super) const fn live(&self) -> &Arc<Policy> {
         &self.live.policy
     }
 
@@ -105,7 +107,7 @@ impl Policies {
 impl Live {
     fn new(source: &Source, generation: u64) -> Self {
         Self {
-            policy: source.checked.policy.clone(),
+            policy: Arc::new(source.checked.policy.clone()),
             file: source.file.clone(),
             loaded_at: SystemTime::now(),
             generation,
