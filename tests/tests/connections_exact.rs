@@ -169,7 +169,7 @@ fn counts_are_exact_after_a_hundred_thousand_connections() -> Result<()> {
         ensure!(wait::within(PATIENCE, none), "all are closed; counted {:?}", counted(&guard)?);
         // Nothing of that was a correction.
         let metrics = guard.metrics()?;
-        ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
+        ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{}\n{metrics}", guard.log());
         let _ = stop.send(());
         server.join().map_err(|_| anyhow::anyhow!("the server panicked"))?
     })
