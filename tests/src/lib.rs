@@ -22,6 +22,7 @@
 //! | [`stale`] | what tests that died have left |
 //! | [`streams`] | a server that streams, and its clients |
 //! | [`tap`] | what guard lets through, frame by frame |
+//! | [`tracer`] | what the kernel's own tracer sees |
 //! | [`wait`] | waiting for something to become true |
 
 pub mod bench;
@@ -45,6 +46,7 @@ pub mod stale;
 pub mod streams;
 pub mod tap;
 pub mod terminal;
+pub mod tracer;
 pub mod wait;
 
 pub use guard_proof::frame;

@@ -17,20 +17,20 @@ pub fn prefix() -> String {
 
 /// Removes what belongs to processes that are gone. Others may do the same at this moment, so failures are none.
 pub fn remove() {
-    for name in abandoned(NETNS) {
+    for name in abandoned(Path::new(NETNS)) {
         let _ = Command::new("ip").args(["netns", "delete", &name]).output();
     }
-    for name in abandoned(BPFFS) {
+    for name in abandoned(Path::new(BPFFS)) {
         let _ = Pins::new(Path::new(BPFFS).join(name)).remove_all();
     }
     let temporary = std::env::temp_dir();
-    for name in abandoned(&temporary.display().to_string()) {
+    for name in abandoned(&temporary) {
         let _ = fs::remove_dir_all(temporary.join(name));
     }
 }
 
 /// The names in a directory whose owner is gone.
-fn abandoned(directory: &str) -> Vec<String> {
+pub fn abandoned(directory: &Path) -> Vec<String> {
     let names = fs::read_dir(directory).into_iter().flatten().flatten();
     let names = names.map(|entry| entry.file_name().to_string_lossy().into_owned());
     names
