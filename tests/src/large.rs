@@ -22,6 +22,21 @@ pub fn policy(prefixes: u32) -> String {
     )
 }
 
+/// The rules of nftables that allow the same prefixes, in the place of those before.
+pub fn nft_rules(prefixes: u32) -> String {
+    let mut elements = String::from("100.64.0.0/10");
+    for number in 0..prefixes {
+        // Writing to a string cannot fail.
+        let _ = write!(elements, ", {}/25", address(number, 0));
+    }
+    format!(
+        "add table inet guard\nflush table inet guard\ndelete table inet guard\ntable inet guard {{\n\
+         set allowed {{\ntype ipv4_addr\nflags interval\nelements = {{ {elements} }}\n}}\n\
+         chain input {{\ntype filter hook input priority 0; policy accept\n\
+         tcp dport 8000 ip saddr != @allowed drop\n}}\n}}\n"
+    )
+}
+
 /// An address within the prefix of this number.
 pub fn allowed(number: u32) -> String {
     address(number, 7).to_string()

@@ -2,22 +2,30 @@
 //!
 //! | module | what it measures |
 //! | --- | --- |
+//! | [`control`] | how long blocks and policies take until they are obeyed, against ufw, nftables and ipset |
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
+//! | [`report`] | all of it as tables |
+//! | [`scaling`] | what a second CPU gives, and whether limits stay exact on two |
 //! | [`spread`] | medians and quartiles |
+//! | [`table`] | tables: as text, as JSON and as a plot |
 //!
-//! All of it runs on one CPU, in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
+//! Most of it runs on one CPU, all of it in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
 //! nanoseconds do not.
 
+pub mod control;
 pub mod cost;
 pub mod flood;
 pub mod load;
 pub mod memory;
 pub mod preallocation;
+pub mod report;
+pub mod scaling;
 pub mod spread;
+pub mod table;
 
 use std::fs;
 
@@ -25,15 +33,26 @@ use anyhow::{Context, Result};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
+/// The CPUs that this process may use.
+///
+/// # Errors
+/// When the kernel does not say.
+pub fn cpus() -> Result<Vec<usize>> {
+    let all = sched_getaffinity(Pid::from_raw(0)).context("cannot count the CPUs")?;
+    Ok((0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or(false)).collect())
+}
+
 /// Keeps this thread on the last of its CPUs: interrupts prefer the first.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn stay_on_one_cpu() -> Result<()> {
-    let all = sched_getaffinity(Pid::from_raw(0)).context("cannot count the CPUs")?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| all.is_set(*cpu).unwrap_or(false));
+    stay_on(*cpus()?.last().context("there is no CPU")?)
+}
+
+fn stay_on(cpu: usize) -> Result<()> {
     let mut here = CpuSet::new();
-    here.set(last.context("there is no CPU")?).context("no such CPU")?;
+    here.set(cpu).context("no such CPU")?;
     sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
 }
 

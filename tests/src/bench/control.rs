@@ -1,0 +1,227 @@
+//! How long it takes until an order is obeyed: one block, many, and another policy, against ufw, nftables and ipset. And what the agent
+//! takes up.
+//!
+//! All of it is the whole command, from its start to its end, as a script would wait for it. Each tool has a host of its own and is started
+//! in the same manner; what that takes is a row of its own.
+
+use std::collections::BTreeMap;
+use std::fmt::Write as _;
+use std::fs;
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::Instant;
+
+use anyhow::{Context, Result, ensure};
+
+use super::spread::Spread;
+use crate::guard::Guard;
+use crate::large;
+use crate::net::{Host, Network};
+use ufw::Ufw;
+
+mod ufw;
+
+/// What was ordered, of whom, and how long it took in milliseconds.
+#[derive(Clone, Debug)]
+pub struct Order {
+    pub order: String,
+    pub of: &'static str,
+    pub took: Spread,
+}
+
+/// What the agent takes up, in bytes.
+#[derive(Clone, Copy, Debug)]
+pub struct Agent {
+    pub blocks: u32,
+    /// Of its own: without files and what others share.
+    pub anonymous: u64,
+    pub resident: u64,
+    /// The kernel's table of blocks.
+    pub table: u64,
+}
+
+/// Lists of this many addresses or prefixes take so long that fewer rounds do.
+const LARGE: u32 = 100_000;
+const ROUNDS_OF_LARGE: u32 = 3;
+
+const NFT: &str = "add table inet t\nadd set inet t blocked { type ipv4_addr; }\n";
+const IPSET: &str = "create blocked hash:ip maxelem 2000000";
+
+/// Measures all orders, interleaved.
+///
+/// # Errors
+/// When a tool is missing or does not do what it is told.
+pub fn measure(rounds: u32) -> Result<Vec<Order>> {
+    let network = Network::new()?;
+    let host = |name, number: u8| network.host(name, number, &[&format!("10.78.0.{number}/16")]);
+    let hosts = Hosts {
+        guard: host("guard", 1)?,
+        nft: host("nft", 2)?,
+        ipset: host("ipset", 3)?,
+        ufw: host("ufw", 4)?,
+    };
+    let guard = Guard::start(&hosts.guard, &policy(1))?;
+    let ufw = Ufw::enable(&hosts.ufw)?;
+    run(hosts.nft.command("nft").args(["-f", "-"]), NFT)?;
+    run(hosts.ipset.command("ipset").arg("restore"), IPSET)?;
+    let mut orders = Orders::default();
+    one_block(&hosts, &guard, &ufw, rounds, &mut orders)?;
+    for count in [10_000, 1_000_000] {
+        many_blocks(&hosts, &guard, count, rounds, &mut orders)?;
+    }
+    for count in [10_000, LARGE] {
+        another_policy(&hosts, &guard, count, rounds, &mut orders)?;
+    }
+    Ok(orders
+        .0
+        .into_iter()
+        .map(|((_, order, of), took)| Order { order, of, took: Spread::of(took) })
+        .collect())
+}
+
+/// What the agent and its table of blocks take up, with none, ten thousand and a million.
+///
+/// # Errors
+/// When guard does not run, or the kernel does not say.
+pub fn memory() -> Result<Vec<Agent>> {
+    let network = Network::new()?;
+    let host = network.host("guard", 1, &["10.78.0.1/16"])?;
+    let guard = Guard::start(&host, &policy(1))?;
+    let mut rows = Vec::new();
+    for blocks in [0, 10_000, 1_000_000] {
+        if blocks > 0 {
+            run(&mut guard.command(&["block", "-"])?, &addresses(blocks))?;
+        }
+        let status = fs::read_to_string(format!("/proc/{}/status", guard.pid()?))?;
+        let kibibytes = |key: &str| -> Result<u64> {
+            let line =
+                status.lines().find_map(|line| line.strip_prefix(key)).context("the kernel does not say")?;
+            Ok(line.trim_matches([':', ' ', '\t', 'k', 'B']).parse()?)
+        };
+        let tables = guard.maps()?.memory()?;
+        let table =
+            tables.iter().find(|(name, _)| *name == "BLOCKS").context("there is no table of blocks")?.1;
+        let (anonymous, resident) = (kibibytes("RssAnon")? << 10, kibibytes("VmRSS")? << 10);
+        rows.push(Agent { blocks, anonymous, resident, table });
+    }
+    Ok(rows)
+}
+
+struct Hosts {
+    guard: Host,
+    nft: Host,
+    ipset: Host,
+    ufw: Host,
+}
+
+/// Milliseconds by number, order and tool.
+#[derive(Default)]
+struct Orders(BTreeMap<(usize, String, &'static str), Vec<f64>>);
+
+impl Orders {
+    /// Gives the order and keeps how long it took.
+    fn give(&mut self, order: &str, of: &'static str, command: &mut Command, input: &str) -> Result<()> {
+        let begun = Instant::now();
+        run(command, input)?;
+        let took = begun.elapsed().as_secs_f64() * 1e3;
+        let known =
+            self.0.keys().find(|(_, known, tool)| known == order && *tool == of).map(|(number, ..)| *number);
+        let number = known.unwrap_or(self.0.len());
+        self.0.entry((number, order.into(), of)).or_default().push(took);
+        Ok(())
+    }
+}
+
+fn one_block(
+    hosts: &Hosts,
+    guard: &Guard<'_>,
+    ufw: &Ufw<'_>,
+    rounds: u32,
+    orders: &mut Orders,
+) -> Result<()> {
+    const ORDER: &str = "one address";
+    for round in 0..rounds {
+        let address = format!("203.0.113.{}", round % 250);
+        orders.give("nothing: what a start takes", "true", &mut hosts.guard.command("true"), "")?;
+        orders.give(ORDER, "guard block", &mut guard.command(&["block", &address])?, "")?;
+        let element = format!("add element inet t blocked {{ {address} }}");
+        orders.give(ORDER, "nft add element", hosts.nft.command("nft").arg(element), "")?;
+        orders.give(
+            ORDER,
+            "ipset add",
+            hosts.ipset.command("ipset").args(["add", "blocked", &address]),
+            "",
+        )?;
+        orders.give(ORDER, "ufw deny from", &mut ufw.command(&["deny", "from", &address]), "")?;
+    }
+    Ok(())
+}
+
+fn many_blocks(hosts: &Hosts, guard: &Guard<'_>, count: u32, rounds: u32, orders: &mut Orders) -> Result<()> {
+    let order = format!("{count} addresses from a list");
+    let list = addresses(count);
+    let (mut elements, mut members) = (String::new(), String::new());
+    for address in list.lines() {
+        // Writing to a string cannot fail.
+        let _ = write!(elements, "{address},");
+        let _ = writeln!(members, "add blocked {address}");
+    }
+    let elements = format!("add element inet t blocked {{ {elements} }}\n");
+    for _ in 0..rounds_of(count, rounds) {
+        orders.give(&order, "guard block -", &mut guard.command(&["block", "-"])?, &list)?;
+        run(&mut guard.command(&["unblock", "-"])?, &list)?;
+        orders.give(&order, "nft -f -", hosts.nft.command("nft").args(["-f", "-"]), &elements)?;
+        run(hosts.nft.command("nft").args(["flush", "set", "inet", "t", "blocked"]), "")?;
+        orders.give(&order, "ipset restore", hosts.ipset.command("ipset").arg("restore"), &members)?;
+        run(hosts.ipset.command("ipset").args(["flush", "blocked"]), "")?;
+    }
+    Ok(())
+}
+
+fn another_policy(
+    hosts: &Hosts,
+    guard: &Guard<'_>,
+    count: u32,
+    rounds: u32,
+    orders: &mut Orders,
+) -> Result<()> {
+    let order = format!("a policy of {count} prefixes");
+    for round in 0..rounds_of(count, rounds) {
+        // One prefix more or less, so that it is another one.
+        let count = count + round % 2;
+        fs::write(guard.policy_file(), policy(count)).context("cannot write the policy")?;
+        orders.give(&order, "guard reload", &mut guard.command(&["reload"])?, "")?;
+        orders.give(
+            &order,
+            "nft -f -",
+            hosts.nft.command("nft").args(["-f", "-"]),
+            &large::nft_rules(count),
+        )?;
+    }
+    Ok(())
+}
+
+fn rounds_of(count: u32, rounds: u32) -> u32 {
+    if count < LARGE { rounds } else { rounds.min(ROUNDS_OF_LARGE) }
+}
+
+fn policy(prefixes: u32) -> String {
+    format!("[attach]\ninterfaces = [\"eth0\"]\n{}", large::policy(prefixes))
+}
+
+/// A line for each.
+fn addresses(count: u32) -> String {
+    (0..count).fold(String::new(), |text, number| text + &large::blocked(number) + "\n")
+}
+
+fn run(command: &mut Command, input: &str) -> Result<()> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
+    child.stdin.take().context("no way in")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    // Tools quote what they do not understand, and that is long.
+    let said: String =
+        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).chars().take(500).collect();
+    ensure!(output.status.success(), "{command:?}: {said}");
+    Ok(())
+}

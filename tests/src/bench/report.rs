@@ -1,0 +1,160 @@
+//! What was measured as tables, part by part.
+
+use anyhow::Result;
+use guard_userspace::datapath::Capacities;
+
+use super::cost::{Cost, Effort, Measured, Size};
+use super::table::{Cell, Table};
+use super::{control, cost, flood, load, memory, preallocation, scaling};
+
+/// A quantity, in a unit that people read.
+const MEBIBYTE: f64 = (1 << 20) as f64;
+
+/// Prefixes that all of the filters take: nftables takes seconds for more.
+const MOST_PREFIXES: u32 = 10_000;
+/// A frame of a flood takes some hundred nanoseconds; there are to be enough of them.
+const FLOOD: u32 = 4;
+
+/// # Errors
+/// As [`flood::measure`].
+pub fn flood(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Table>> {
+    let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
+    let title = format!(
+        "a flood of strangers, {} prefixes allowed, {} addresses blocked (guard): a frame, its sending included",
+        size.prefixes, size.blocks
+    );
+    let mut table = Table::new("flood", title, &[("ns", 0), ("bare drops", 2)]);
+    for flood::Row { filter, nanoseconds, ratio } in flood::measure(size, rounds, packets * FLOOD)? {
+        table.row(filter, [Cell::Spread(nanoseconds), Cell::Spread(ratio)]);
+    }
+    Ok(vec![table])
+}
+
+/// # Errors
+/// As [`load::measure`].
+pub fn load(size: Size) -> Result<Vec<Table>> {
+    let load::Load { compiled, published, blocked } = load::measure(size)?;
+    let title = format!("until live: {} prefixes and {} blocks", size.prefixes, size.blocks);
+    let mut table = Table::new("load", title, &[("ms", 1)]);
+    let steps =
+        [("policy read and compiled", compiled), ("policy live", published), ("blocks live", blocked)];
+    for (step, took) in steps {
+        table.row(step, [Cell::Number(took.as_secs_f64() * 1e3)]);
+    }
+    Ok(vec![table])
+}
+
+/// # Errors
+/// As [`cost::measure`].
+pub fn costs(size: Size, effort: Effort) -> Result<Vec<Table>> {
+    let columns = [
+        ("small tables, ns", 0),
+        ("bare drops", 2),
+        ("full tables, ns", 0),
+        ("bare drops", 2),
+        ("full over small", 2),
+    ];
+    let title = format!(
+        "a packet in a test run, and over a bare XDP_DROP of the same round (full: {} prefixes, {} blocks)",
+        size.prefixes, size.blocks
+    );
+    let mut table = Table::new("packet", title, &columns);
+    table.plotted = 2;
+    for Cost { packet, hot, small, full, growth } in cost::measure(size, effort)? {
+        let source = if hot { "same source" } else { "new sources" };
+        let [nanoseconds, ratio] =
+            [|Measured { nanoseconds, .. }| nanoseconds, |Measured { ratio, .. }| ratio];
+        let cells =
+            [small.map(nanoseconds), small.map(ratio), Some(nanoseconds(full)), Some(ratio(full)), growth];
+        table.row(format!("{packet}, {source}"), cells.map(Cell::from));
+    }
+    Ok(vec![table])
+}
+
+/// # Errors
+/// As [`preallocation::measure`].
+pub fn preallocation(size: Size, effort: Effort) -> Result<Vec<Table>> {
+    let title =
+        format!("a table of blocks with room for {}: look-up of a new key each time", preallocation::ROOM);
+    let mut table = Table::new(
+        "preallocation",
+        title,
+        &[("filled in, ms", 1), ("memory, MiB", 1), ("hit, ns", 0), ("miss, ns", 0)],
+    );
+    table.plotted = 2;
+    for entries in [10_000, size.blocks] {
+        for measured in preallocation::measure(entries, effort)? {
+            let preallocation::Table { preallocated, entries, filled_in, bytes, hit, miss } = measured;
+            let when = if preallocated { "at once" } else { "when written" };
+            let (filled_in, memory) = (filled_in.as_secs_f64() * 1e3, bytes as f64 / MEBIBYTE);
+            let cells =
+                [Cell::Number(filled_in), Cell::Number(memory), Cell::Spread(hit), Cell::Spread(miss)];
+            table.row(format!("{entries} entries, allocated {when}"), cells);
+        }
+    }
+    Ok(vec![table])
+}
+
+/// Smaller tables are only in the sum.
+const SHOWN: u64 = 64 << 10;
+
+/// # Errors
+/// As the functions of [`memory`].
+pub fn memory(size: Size) -> Result<Vec<Table>> {
+    let million = Capacities { sources: 1_000_000, ..Capacities::default() };
+    let mut tables = Vec::new();
+    for (name, what, capacities) in [
+        ("memory", "by default", Capacities::default()),
+        ("memory-sources", "with room for a million sources", million),
+    ] {
+        let mut table = Table::new(name, format!("kernel memory of the tables {what}"), &[("MiB", 1)]);
+        let measured = memory::of_tables(capacities)?;
+        let all: u64 = measured.iter().map(|table| table.bytes).sum();
+        for memory::Memory { what, bytes, .. } in measured.into_iter().filter(|table| table.bytes >= SHOWN) {
+            table.row(what, [Cell::Number(bytes as f64 / MEBIBYTE)]);
+        }
+        table.row("all", [Cell::Number(all as f64 / MEBIBYTE)]);
+        tables.push(table);
+    }
+    let mut table = Table::new("memory-prefixes", "what they grow by", &[("MiB", 1), ("bytes each", 0)]);
+    for memory::Memory { what, entries, bytes } in memory::of_prefixes(size)? {
+        let each = bytes as f64 / entries.max(1) as f64;
+        table.row(format!("{entries} {what}"), [Cell::Number(bytes as f64 / MEBIBYTE), Cell::Number(each)]);
+    }
+    tables.push(table);
+    Ok(tables)
+}
+
+/// # Errors
+/// As the functions of [`scaling`].
+pub fn scaling(effort: Effort) -> Result<Vec<Table>> {
+    let columns = [("one CPU, M/s", 2), ("two CPUs, M/s", 2), ("times", 2)];
+    let mut table = Table::new("scaling", "packets in test runs, millions a second", &columns);
+    table.plotted = 2;
+    for scaling::Scaling { packets, one, two, gain } in scaling::measure(effort)? {
+        table.row(packets, [one, two, gain].map(Cell::Spread));
+    }
+    let title = "packets of one source that two CPUs let in, over what its limit allows";
+    let mut exact = Table::new("scaling-exactness", title, &[("ratio", 5)]);
+    exact.row("1,000,000 a second", [Cell::Spread(scaling::exactness(effort.rounds.min(FEW))?)]);
+    Ok(vec![table, exact])
+}
+
+/// Of what takes a second.
+const FEW: u32 = 10;
+
+/// # Errors
+/// As the functions of [`control`].
+pub fn control(rounds: u32) -> Result<Vec<Table>> {
+    let mut table = Table::new("control", "a whole command, from its start to its end", &[("ms", 1)]);
+    for control::Order { order, of, took } in control::measure(rounds)? {
+        table.row(format!("{order}: {of}"), [Cell::Spread(took)]);
+    }
+    let columns = [("own memory, MiB", 1), ("with files, MiB", 1), ("kernel's table, MiB", 1)];
+    let mut memory = Table::new("control-memory", "what the agent takes up", &columns);
+    for control::Agent { blocks, anonymous, resident, table } in control::memory()? {
+        let cells = [anonymous, resident, table].map(|bytes| Cell::Number(bytes as f64 / MEBIBYTE));
+        memory.row(format!("{blocks} blocks"), cells);
+    }
+    Ok(vec![table, memory])
+}

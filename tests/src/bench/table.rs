@@ -1,0 +1,160 @@
+//! Tables of measurements: as text, as JSON and as a plot.
+
+mod plot;
+
+use std::fmt;
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result};
+use serde::Serialize;
+
+use super::spread::Spread;
+
+/// One table of a report.
+#[derive(Clone, Debug, Serialize)]
+pub struct Table {
+    /// Names the files, too.
+    pub name: &'static str,
+    /// What is measured, and of what.
+    pub title: String,
+    pub columns: Vec<Column>,
+    pub rows: Vec<Row>,
+    /// The column that the plot shows.
+    #[serde(skip)]
+    pub plotted: usize,
+}
+
+/// What a column has, with the unit.
+#[derive(Clone, Debug, Serialize)]
+pub struct Column {
+    pub name: &'static str,
+    #[serde(skip)]
+    pub decimals: usize,
+}
+
+#[derive(Clone, Debug, Serialize)]
+pub struct Row {
+    pub name: String,
+    pub cells: Vec<Cell>,
+}
+
+/// A number, several of the same kind, or nothing.
+#[derive(Clone, Copy, Debug, Serialize)]
+#[serde(untagged)]
+pub enum Cell {
+    Nothing,
+    Number(f64),
+    Spread(Spread),
+}
+
+impl From<Option<Spread>> for Cell {
+    fn from(spread: Option<Spread>) -> Self {
+        spread.map_or(Self::Nothing, Self::Spread)
+    }
+}
+
+impl Cell {
+    fn text(&self, decimals: usize) -> String {
+        match self {
+            Self::Nothing => "-".into(),
+            Self::Number(number) => format!("{number:.decimals$}"),
+            Self::Spread(spread) => format!("{spread:.decimals$}"),
+        }
+    }
+}
+
+impl Table {
+    pub fn new(name: &'static str, title: impl Into<String>, columns: &[(&'static str, usize)]) -> Self {
+        let columns = columns.iter().map(|(name, decimals)| Column { name, decimals: *decimals }).collect();
+        Self { name, title: title.into(), columns, rows: Vec::new(), plotted: 0 }
+    }
+
+    pub fn row(&mut self, name: impl Into<String>, cells: impl Into<Vec<Cell>>) {
+        self.rows.push(Row { name: name.into(), cells: cells.into() });
+    }
+
+    /// Writes `NAME.json`, which has the machine as well, and `NAME.svg`.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write(&self, directory: &Path, machine: &str) -> Result<()> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            machine: &'a str,
+            #[serde(flatten)]
+            table: &'a Table,
+        }
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let file = directory.join(format!("{}.json", self.name));
+        let text = serde_json::to_string_pretty(&Document { machine, table: self })?;
+        fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        let file = directory.join(format!("{}.svg", self.name));
+        fs::write(&file, plot::svg(self)?).with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
+impl fmt::Display for Table {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self.rows.iter().map(|row| row.name.chars().count()).max().unwrap_or_default();
+        let texts: Vec<Vec<String>> = self.rows.iter().map(|row| self.texts(row)).collect();
+        let width = |number: usize, column: &Column| {
+            let cells = texts.iter().filter_map(|row| row.get(number)).map(|text| text.chars().count());
+            cells.max().unwrap_or_default().max(column.name.chars().count())
+        };
+        let widths: Vec<usize> =
+            self.columns.iter().enumerate().map(|(number, column)| width(number, column)).collect();
+        writeln!(f, "{}", self.title)?;
+        write!(f, "  {:first$}", "")?;
+        for (column, width) in self.columns.iter().zip(&widths) {
+            write!(f, "  {:>width$}", column.name)?;
+        }
+        for (row, texts) in self.rows.iter().zip(&texts) {
+            write!(f, "\n  {:first$}", row.name)?;
+            for (text, width) in texts.iter().zip(&widths) {
+                write!(f, "  {text:>width$}")?;
+            }
+        }
+        writeln!(f)
+    }
+}
+
+impl Table {
+    fn texts(&self, row: &Row) -> Vec<String> {
+        row.cells.iter().zip(&self.columns).map(|(cell, column)| cell.text(column.decimals)).collect()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table() -> Table {
+        let mut table = Table::new("demo", "what a packet costs", &[("ns", 0), ("over a bare drop", 2)]);
+        table.row("guard", [Cell::Spread(Spread::of(vec![59.0, 60.0, 62.0])), Cell::Number(2.5)]);
+        table.row("nothing <at all>", [Cell::Number(21.0), Cell::Nothing]);
+        table
+    }
+
+    #[test]
+    fn columns_are_as_wide_as_what_is_in_them() {
+        let expected = "what a packet costs\n\
+            \x20                           ns  over a bare drop\n\
+            \x20 guard             60 (59–62)              2.50\n\
+            \x20 nothing <at all>          21                 -\n";
+        assert_eq!(table().to_string(), expected);
+    }
+
+    #[test]
+    fn files_have_all_of_it() {
+        let directory = tempfile::tempdir().unwrap();
+        table().write(directory.path(), "a machine").unwrap();
+        let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+        let json: serde_json::Value = serde_json::from_str(&read("demo.json")).unwrap();
+        assert_eq!(json["machine"], "a machine");
+        assert_eq!(json["rows"][0]["cells"][0]["median"], 60.0);
+        assert!(json["rows"][1]["cells"][1].is_null());
+        let svg = read("demo.svg");
+        assert!(svg.starts_with("<svg") && svg.contains("nothing &lt;at all&gt;"), "{svg}");
+    }
+}
