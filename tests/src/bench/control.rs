@@ -8,10 +8,13 @@ use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::io::Write as _;
+use std::net::IpAddr;
 use std::process::{Command, Stdio};
-use std::time::Instant;
+use std::thread;
+use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result, anyhow, ensure};
+use ipnet::IpNet;
 
 use super::spread::Spread;
 use crate::guard::Guard;
@@ -29,13 +32,15 @@ pub struct Order {
     pub took: Spread,
 }
 
-/// What the agent takes up, in bytes.
+/// What the agent takes up, in bytes: the least of several looks.
 #[derive(Clone, Copy, Debug)]
 pub struct Agent {
     pub blocks: u32,
     /// Of its own: without files and what others share.
     pub anonymous: u64,
     pub resident: u64,
+    /// The most that was resident until then.
+    pub peak: u64,
     /// The kernel's table of blocks.
     pub table: u64,
 }
@@ -79,6 +84,9 @@ pub fn measure(rounds: u32) -> Result<Vec<Order>> {
         .collect())
 }
 
+/// What is free is given back now and then: so many looks, a second apart.
+const LOOKS: u32 = 15;
+
 /// What the agent and its table of blocks take up, with none, ten thousand and a million.
 ///
 /// # Errors
@@ -92,19 +100,27 @@ pub fn memory() -> Result<Vec<Agent>> {
         if blocks > 0 {
             run(&mut guard.command(&["block", "-"])?, &addresses(blocks))?;
         }
-        let status = fs::read_to_string(format!("/proc/{}/status", guard.pid()?))?;
-        let kibibytes = |key: &str| -> Result<u64> {
-            let line =
-                status.lines().find_map(|line| line.strip_prefix(key)).context("the kernel does not say")?;
-            Ok(line.trim_matches([':', ' ', '\t', 'k', 'B']).parse()?)
-        };
+        let (mut anonymous, mut resident) = (u64::MAX, u64::MAX);
+        for _ in 0..LOOKS {
+            thread::sleep(Duration::from_secs(1));
+            anonymous = anonymous.min(memory_of(&guard, "RssAnon")?);
+            resident = resident.min(memory_of(&guard, "VmRSS")?);
+        }
+        let peak = memory_of(&guard, "VmHWM")?;
         let tables = guard.maps()?.memory()?;
         let table =
             tables.iter().find(|(name, _)| *name == "BLOCKS").context("there is no table of blocks")?.1;
-        let (anonymous, resident) = (kibibytes("RssAnon")? << 10, kibibytes("VmRSS")? << 10);
-        rows.push(Agent { blocks, anonymous, resident, table });
+        rows.push(Agent { blocks, anonymous, resident, peak, table });
     }
     Ok(rows)
+}
+
+/// In bytes.
+fn memory_of(guard: &Guard<'_>, what: &str) -> Result<u64> {
+    let status = fs::read_to_string(format!("/proc/{}/status", guard.pid()?))?;
+    let line = status.lines().find_map(|line| line.strip_prefix(what)).context("the kernel does not say")?;
+    let kibibytes: u64 = line.trim_matches([':', ' ', '\t', 'k', 'B']).parse()?;
+    Ok(kibibytes << 10)
 }
 
 struct Hosts {
@@ -123,14 +139,39 @@ impl Orders {
     fn give(&mut self, order: &str, of: &'static str, command: &mut Command, input: &str) -> Result<()> {
         let begun = Instant::now();
         run(command, input)?;
-        let took = begun.elapsed().as_secs_f64() * 1e3;
+        self.keep(order, of, begun.elapsed());
+        Ok(())
+    }
+
+    /// Has guard block a list, and returns after which time its last address was in the kernel: the command goes on until it is in the
+    /// ledger, too.
+    fn give_until_live(&mut self, order: &str, guard: &Guard<'_>, list: &str) -> Result<Duration> {
+        let last: IpNet = list.lines().last().context("an empty list")?.parse::<IpAddr>()?.into();
+        let maps = guard.maps()?;
+        let begun = Instant::now();
+        thread::scope(|scope| {
+            let command =
+                scope.spawn(|| self.give(order, "guard block -", &mut guard.command(&["block", "-"])?, list));
+            while !command.is_finished() && maps.block(&last)?.is_none() {
+                thread::sleep(LOOK);
+            }
+            let live = begun.elapsed();
+            command.join().map_err(|_| anyhow!("the command panicked"))??;
+            Ok(live)
+        })
+    }
+
+    fn keep(&mut self, order: &str, of: &'static str, took: Duration) {
+        let took = took.as_secs_f64() * 1e3;
         let known =
             self.0.keys().find(|(_, known, tool)| known == order && *tool == of).map(|(number, ..)| *number);
         let number = known.unwrap_or(self.0.len());
         self.0.entry((number, order.into(), of)).or_default().push(took);
-        Ok(())
     }
 }
+
+/// Between two looks at the kernel's table.
+const LOOK: Duration = Duration::from_millis(1);
 
 fn one_block(
     hosts: &Hosts,
@@ -139,10 +180,10 @@ fn one_block(
     rounds: u32,
     orders: &mut Orders,
 ) -> Result<()> {
-    const ORDER: &str = "one address";
+    const ORDER: &str = "one block";
     for round in 0..rounds {
         let address = format!("203.0.113.{}", round % 250);
-        orders.give("nothing: what a start takes", "true", &mut hosts.guard.command("true"), "")?;
+        orders.give(ORDER, "true (what a start takes)", &mut hosts.guard.command("true"), "")?;
         orders.give(ORDER, "guard block", &mut guard.command(&["block", &address])?, "")?;
         let element = format!("add element inet t blocked {{ {address} }}");
         orders.give(ORDER, "nft add element", hosts.nft.command("nft").arg(element), "")?;
@@ -158,7 +199,7 @@ fn one_block(
 }
 
 fn many_blocks(hosts: &Hosts, guard: &Guard<'_>, count: u32, rounds: u32, orders: &mut Orders) -> Result<()> {
-    let order = format!("{count} addresses from a list");
+    let order = format!("{count} blocks");
     let list = addresses(count);
     let (mut elements, mut members) = (String::new(), String::new());
     for address in list.lines() {
@@ -168,7 +209,8 @@ fn many_blocks(hosts: &Hosts, guard: &Guard<'_>, count: u32, rounds: u32, orders
     }
     let elements = format!("add element inet t blocked {{ {elements} }}\n");
     for _ in 0..rounds_of(count, rounds) {
-        orders.give(&order, "guard block -", &mut guard.command(&["block", "-"])?, &list)?;
+        let live = orders.give_until_live(&order, guard, &list)?;
+        orders.keep(&order, "guard block -, until live", live);
         run(&mut guard.command(&["unblock", "-"])?, &list)?;
         orders.give(&order, "nft -f -", hosts.nft.command("nft").args(["-f", "-"]), &elements)?;
         run(hosts.nft.command("nft").args(["flush", "set", "inet", "t", "blocked"]), "")?;
@@ -185,7 +227,7 @@ fn another_policy(
     rounds: u32,
     orders: &mut Orders,
 ) -> Result<()> {
-    let order = format!("a policy of {count} prefixes");
+    let order = format!("{count} prefixes");
     for round in 0..rounds_of(count, rounds) {
         // One prefix more or less, so that it is another one.
         let count = count + round % 2;

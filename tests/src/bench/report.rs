@@ -146,15 +146,23 @@ const FEW: u32 = 10;
 /// # Errors
 /// As the functions of [`control`].
 pub fn control(rounds: u32) -> Result<Vec<Table>> {
-    let mut table = Table::new("control", "a whole command, from its start to its end", &[("ms", 1)]);
+    let mut tables: Vec<Table> = Vec::new();
     for control::Order { order, of, took } in control::measure(rounds)? {
-        table.row(format!("{order}: {of}"), [Cell::Spread(took)]);
+        let name = format!("control-{}", order.replace(' ', "-"));
+        if tables.last().is_none_or(|table| table.name != name) {
+            tables.push(Table::new(name, format!("{order}: the whole command"), &[("ms", 1)]));
+        }
+        if let Some(table) = tables.last_mut() {
+            table.row(of, [Cell::Spread(took)]);
+        }
     }
-    let columns = [("own memory, MiB", 1), ("with files, MiB", 1), ("kernel's table, MiB", 1)];
+    let columns =
+        [("own memory, MiB", 1), ("with files, MiB", 1), ("at most, MiB", 1), ("kernel's table, MiB", 1)];
     let mut memory = Table::new("control-memory", "what the agent takes up", &columns);
-    for control::Agent { blocks, anonymous, resident, table } in control::memory()? {
-        let cells = [anonymous, resident, table].map(|bytes| Cell::Number(bytes as f64 / MEBIBYTE));
+    for control::Agent { blocks, anonymous, resident, peak, table } in control::memory()? {
+        let cells = [anonymous, resident, peak, table].map(|bytes| Cell::Number(bytes as f64 / MEBIBYTE));
         memory.row(format!("{blocks} blocks"), cells);
     }
-    Ok(vec![table, memory])
+    tables.push(memory);
+    Ok(tables)
 }

@@ -15,7 +15,7 @@ use super::spread::Spread;
 #[derive(Clone, Debug, Serialize)]
 pub struct Table {
     /// Names the files, too.
-    pub name: &'static str,
+    pub name: String,
     /// What is measured, and of what.
     pub title: String,
     pub columns: Vec<Column>,
@@ -65,9 +65,9 @@ impl Cell {
 }
 
 impl Table {
-    pub fn new(name: &'static str, title: impl Into<String>, columns: &[(&'static str, usize)]) -> Self {
+    pub fn new(name: impl Into<String>, title: impl Into<String>, columns: &[(&'static str, usize)]) -> Self {
         let columns = columns.iter().map(|(name, decimals)| Column { name, decimals: *decimals }).collect();
-        Self { name, title: title.into(), columns, rows: Vec::new(), plotted: 0 }
+        Self { name: name.into(), title: title.into(), columns, rows: Vec::new(), plotted: 0 }
     }
 
     pub fn row(&mut self, name: impl Into<String>, cells: impl Into<Vec<Cell>>) {
