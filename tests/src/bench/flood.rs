@@ -49,13 +49,37 @@ enum Held<'a> {
     Host,
 }
 
-/// xdp-filter pins its maps, which outlive the host.
-struct XdpFilter<'a>(&'a Host);
+/// xdp-filter, which lets nobody through. It pins its maps, which outlive the host.
+pub(super) struct XdpFilter<'a> {
+    host: &'a Host,
+    interface: &'static str,
+}
+
+impl<'a> XdpFilter<'a> {
+    /// # Errors
+    /// When xdp-filter is missing or refuses.
+    pub(super) fn load(host: &'a Host, interface: &'static str, features: &str) -> Result<Self> {
+        let load = format!("load {interface} --mode native --policy deny --features {features}");
+        run(host, "xdp-filter", &load, "")?;
+        Ok(Self { host, interface })
+    }
+
+    /// What is attached: the dispatcher that calls it.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn program(&self) -> Result<Program> {
+        let (_, text) = self.host.output("ip", &["-j", "link", "show", self.interface])?;
+        let links: serde_json::Value = serde_json::from_str(&text)?;
+        let number = links[0]["xdp"]["prog"]["id"].as_u64().context("there is no program")?;
+        Program::of_number(u32::try_from(number)?)
+    }
+}
 
 impl Drop for XdpFilter<'_> {
     fn drop(&mut self) {
         // Nobody is left to be told.
-        let _ = run(self.0, "xdp-filter", "unload up0", "");
+        let _ = run(self.host, "xdp-filter", &format!("unload {}", self.interface), "");
     }
 }
 
@@ -171,7 +195,7 @@ fn install(hosts: &[Host], size: Size) -> Result<Vec<Filter<'_>>> {
     let running = Guard::start(guard, &policy)?;
     running.maps()?.write_blocks(&large::blocks(size.blocks))?;
 
-    run(xdp_filter, "xdp-filter", "load up0 --mode native --policy deny --features ipv4,tcp", "")?;
+    let xdp_filter = XdpFilter::load(xdp_filter, "up0", "ipv4,tcp")?;
     let elements = allowed.join(",");
     for (host, chain) in [
         (ingress, "type filter hook ingress device up0 priority 0; policy drop"),
@@ -199,7 +223,7 @@ fn install(hosts: &[Host], size: Size) -> Result<Vec<Filter<'_>>> {
     Ok(vec![
         filter("bare XDP_DROP", 0, Held::Program(program, link)),
         filter("guard", 1, Held::Guard(running)),
-        filter("xdp-filter, deny, no list", 2, Held::XdpFilter(XdpFilter(xdp_filter))),
+        filter("xdp-filter, deny, no list", 2, Held::XdpFilter(xdp_filter)),
         filter("nftables, ingress", 3, Held::Host),
         filter("nftables, input", 4, Held::Host),
         filter("iptables INPUT, ipset", 5, Held::Host),

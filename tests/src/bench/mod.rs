@@ -5,6 +5,7 @@
 //! | [`control`] | how long blocks and policies take until they are obeyed, against ufw, nftables and ipset |
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
+//! | [`frames`] | nanoseconds over a bare drop for each frame that matters, against xdp-filter |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
@@ -19,6 +20,7 @@
 pub mod control;
 pub mod cost;
 pub mod flood;
+pub mod frames;
 pub mod load;
 pub mod memory;
 pub mod preallocation;

@@ -5,7 +5,7 @@ use guard_userspace::datapath::Capacities;
 
 use super::cost::{Cost, Effort, Measured, Size};
 use super::table::{Cell, Table};
-use super::{control, cost, flood, load, memory, preallocation, scaling};
+use super::{control, cost, flood, frames, load, memory, preallocation, scaling};
 
 /// A quantity, in a unit that people read.
 const MEBIBYTE: f64 = (1 << 20) as f64;
@@ -67,6 +67,21 @@ pub fn costs(size: Size, effort: Effort) -> Result<Vec<Table>> {
         let cells =
             [small.map(nanoseconds), small.map(ratio), Some(nanoseconds(full)), Some(ratio(full)), growth];
         table.row(format!("{packet}, {source}"), cells.map(Cell::from));
+    }
+    Ok(vec![table])
+}
+
+/// # Errors
+/// As [`frames::measure`].
+pub fn frames(size: Size, effort: Effort) -> Result<Vec<Table>> {
+    let title = format!(
+        "a frame in a test run: nanoseconds over a bare XDP_DROP (full: {} prefixes, {} blocks)",
+        size.prefixes, size.blocks
+    );
+    let columns = [("small tables, ns", 0), ("full tables, ns", 0), ("xdp-filter, no list, ns", 0)];
+    let mut table = Table::new("frames", title, &columns);
+    for frames::Row { frame, small, full, xdp_filter } in frames::measure(size, effort)? {
+        table.row(frame, [Some(small), Some(full), xdp_filter].map(Cell::from));
     }
     Ok(vec![table])
 }

@@ -36,6 +36,8 @@ enum Part {
     Load,
     /// Nanoseconds a packet
     Packet,
+    /// Nanoseconds over a bare drop for each kind of frame, against xdp-filter
+    Frames,
     /// A table of blocks that is allocated at once against one that grows
     Preallocation,
     /// What the kernel takes for the tables
@@ -57,6 +59,7 @@ fn main() -> Result<()> {
         let tables = match part {
             Part::Load => report::load(size)?,
             Part::Packet => report::costs(size, effort)?,
+            Part::Frames => report::frames(size, effort)?,
             Part::Preallocation => report::preallocation(size, effort)?,
             Part::Memory => report::memory(size)?,
             Part::Flood => report::flood(size, effort)?,

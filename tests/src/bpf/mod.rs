@@ -21,6 +21,7 @@ use anyhow::{Context, Result};
 const CREATE: libc::c_int = 0;
 const UPDATE: libc::c_int = 2;
 const LOAD: libc::c_int = 5;
+const DESCRIPTOR_OF_PROGRAM: libc::c_int = 13;
 const TEST_RUN: libc::c_int = 10;
 const UPDATE_BATCH: libc::c_int = 26;
 const LINK: libc::c_int = 28;
@@ -98,7 +99,7 @@ impl AsFd for Map {
     }
 }
 
-/// An XDP program that is attached nowhere.
+/// An XDP program.
 pub struct Program(OwnedFd);
 
 impl Program {
@@ -125,6 +126,17 @@ impl Program {
             let end = log.iter().position(|byte| *byte == 0).unwrap_or(log.len());
             format!("the verifier refuses: {}", String::from_utf8_lossy(&log[..end]))
         })?;
+        // SAFETY: the kernel has just made this descriptor for us.
+        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+    }
+
+    /// One that is loaded, by the kernel's number of it.
+    ///
+    /// # Errors
+    /// When there is none.
+    pub fn of_number(number: u32) -> Result<Self> {
+        let mut attributes = [number, 0, 0];
+        let descriptor = call(DESCRIPTOR_OF_PROGRAM, &mut attributes).context("there is no such program")?;
         // SAFETY: the kernel has just made this descriptor for us.
         Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
     }
