@@ -2,7 +2,7 @@
 
 use core::borrow::Borrow;
 
-use crate::abi::{Class, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
+use crate::abi::{Class, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, Standing, State};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
@@ -98,24 +98,28 @@ fn admission<T: Tables, C: Fn() -> u64>(
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Result<Rule, Reason> {
-    if let Some(rule) = tables.recall(source, at.slot, at.id, at.changes) {
-        observer.step(Step::Rule(Some(rule)));
-        return Ok(rule);
-    }
-    let rule = tables.rule(at.slot, at.id, source);
+    let recalled = tables.recall(source, at.slot, at.id, at.changes);
+    let rule = match recalled.rule() {
+        Some(rule) => Some(rule),
+        None => tables.rule(at.slot, at.id, source),
+    };
     observer.step(Step::Rule(rule));
     // The rules come before the blocks: a flood from forged addresses must die on a small hot table.
     let Some(rule) = rule else { return Err(Reason::NotAllowed) };
+    if recalled == Standing::new(rule, false) {
+        return Ok(rule);
+    }
     match rule.class() {
         Class::Deny => return Err(Reason::Denied),
         Class::Trusted => return Err(Reason::Trusted),
         Class::Allow => {}
     }
-    if is_blocked(tables, source, Scope::Services, now, observer) {
-        return Err(Reason::Blocked);
+    let is_blocked = is_blocked(tables, source, Scope::Services, now, observer);
+    let standing = Standing::new(rule, is_blocked);
+    if standing != recalled {
+        tables.remember(source, at.slot, at.id, standing, at.changes);
     }
-    tables.remember(source, at.slot, at.id, rule, at.changes);
-    Ok(rule)
+    if is_blocked { Err(Reason::Blocked) } else { Ok(rule) }
 }
 
 /// What the limits count of a packet.

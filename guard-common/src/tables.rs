@@ -3,7 +3,7 @@
 use core::borrow::Borrow;
 
 use crate::Address;
-use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, State};
+use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, Standing, State};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
 use crate::parse::{Headers, Protocol};
@@ -29,11 +29,11 @@ pub trait Tables {
     /// The rule of the longest prefix of the service around `source`.
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule>;
 
-    /// The rule of a source that it was found to let in, with no block against it, unless rules or blocks have changed since.
-    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Option<Rule>;
+    /// What was found out about a source that a rule lets in, unless rules or blocks have changed since.
+    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Standing;
 
     /// Remembers that.
-    fn remember(&self, source: Address, slot: Slot, id: ServiceId, rule: Rule, changes: u64);
+    fn remember(&self, source: Address, slot: Slot, id: ServiceId, standing: Standing, changes: u64);
 
     /// The block of exactly this address.
     fn block(&self, source: Address) -> Option<BlockState<Self::Word>>;

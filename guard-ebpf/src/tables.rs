@@ -7,7 +7,7 @@ use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::btf_maps::lpm_trie::Key;
 use guard_common::abi::{
     Admitted, Block, Limits, LimitsId, Meter, OpenCount, Opening, OpeningKey, Policy, PortWord, Rule,
-    RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, State, port_word,
+    RuleKeyV4, RuleKeyV6, SERVICE_BITS, Service, ServiceId, SourceKey, Standing, State, port_word,
 };
 use guard_common::epoch::Slot;
 use guard_common::parse::{Headers, Protocol};
@@ -71,15 +71,18 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
-    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Option<Rule> {
+    fn recall(&self, source: Address, slot: Slot, id: ServiceId, changes: u64) -> Standing {
+        let place = ADMITTED.get_ptr(Admitted::place(source, id));
         // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
-        let admitted = unsafe { ADMITTED.get_ptr(Admitted::place(source, id))?.as_ref() }?;
-        admitted.rule(source, slot, id, changes)
+        let Some(admitted) = place.and_then(|place| unsafe { place.as_ref() }) else {
+            return Standing::UNKNOWN;
+        };
+        admitted.standing(source, slot, id, changes)
     }
 
     #[inline(always)]
-    fn remember(&self, source: Address, slot: Slot, id: ServiceId, rule: Rule, changes: u64) {
-        write_admitted(&source, packed(slot, id, rule), changes);
+    fn remember(&self, source: Address, slot: Slot, id: ServiceId, standing: Standing, changes: u64) {
+        write_admitted(&source, packed(slot, id, standing), changes);
     }
 
     #[inline(always)]
@@ -128,18 +131,19 @@ impl Tables for Maps {
 #[inline(never)]
 fn write_admitted(source: &Address, admission: u64, changes: u64) {
     let (slot, id) = (Slot::of_index((admission >> 40) as u32), ServiceId::new((admission >> 32) as u8));
-    let (Some(rule), Some(place)) =
-        (Rule::of_word(admission as u32), ADMITTED.get_ptr_mut(Admitted::place(*source, id)))
-    else {
-        return;
-    };
+    let standing = Standing::of_word(admission as u32);
+    let Some(place) = ADMITTED.get_ptr_mut(Admitted::place(*source, id)) else { return };
     // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
-    unsafe { place.write(Admitted::new(*source, slot, id, rule, changes)) };
+    unsafe {
+        if !standing.is_blocked() || (*place).gives_way(changes) {
+            place.write(Admitted::new(*source, slot, id, standing, changes));
+        }
+    }
 }
 
 #[inline(always)]
-fn packed(slot: Slot, id: ServiceId, rule: Rule) -> u64 {
-    u64::from(slot.index()) << 40 | u64::from(id.get()) << 32 | u64::from(rule.word())
+fn packed(slot: Slot, id: ServiceId, standing: Standing) -> u64 {
+    u64::from(slot.index()) << 40 | u64::from(id.get()) << 32 | u64::from(standing.word())
 }
 
 /// A function of its own, since it needs much of the stack.

@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use guard_common::abi::{
-    Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, State,
+    Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, Standing, State,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -134,11 +134,11 @@ impl Tables for Memory {
     }
 
     /// Each packet is looked up anew here.
-    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Option<Rule> {
-        None
+    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Standing {
+        Standing::UNKNOWN
     }
 
-    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Rule, _: u64) {}
+    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Standing, _: u64) {}
 
     fn block(&self, source: Address) -> Option<BlockState<MemoryWord>> {
         self.blocks.get(&source.to_bytes()).cloned()

@@ -20,7 +20,9 @@ pub use ids::{LimitsId, ServiceId};
 pub use policy::{
     Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, Thresholds, port_word,
 };
-pub use state::{Admitted, Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey, State};
+pub use state::{
+    Admitted, Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey, Standing, State,
+};
 pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 

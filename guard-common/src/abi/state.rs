@@ -17,14 +17,53 @@ pub struct State {
     pub changes: u64,
 }
 
-/// An address that a rule lets in at a service and that nobody has blocked, as a CPU has found it. It spares those who come again the tries.
+/// What a CPU has found out about an address at a service, if a rule lets it in: the rule, and whether a block keeps it out all the same. It spares
+/// those who come again the tries.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+pub struct Standing(u32);
+
+impl Standing {
+    /// Nothing is known.
+    pub const UNKNOWN: Self = Self(0);
+    /// Beside the word of the rule, where that has nothing.
+    const BLOCKED: u32 = u32::from_ne_bytes([0, 0, 1, 0]);
+
+    #[inline(always)]
+    pub const fn new(rule: Rule, is_blocked: bool) -> Self {
+        Self(rule.word() | if is_blocked { Self::BLOCKED } else { 0 })
+    }
+
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Self {
+        Self(word)
+    }
+
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        self.0
+    }
+
+    /// None if nothing is known.
+    #[inline(always)]
+    pub const fn rule(self) -> Option<Rule> {
+        Rule::of_word(self.0 & !Self::BLOCKED)
+    }
+
+    /// A block was in force. It may have come to its end since.
+    #[inline(always)]
+    pub const fn is_blocked(self) -> bool {
+        self.0 & Self::BLOCKED != 0
+    }
+}
+
+/// A [`Standing`] as it is remembered.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Admitted {
     address: [u64; 2],
     /// [`State::changes`] before it was looked up.
     changes: u64,
-    rule: u32,
+    standing: u32,
     service: u8,
     slot: u8,
     padding: [u8; 2],
@@ -36,11 +75,17 @@ impl Admitted {
     const PLACE_BITS: u32 = 11;
 
     #[inline(always)]
-    pub const fn new(address: Address, slot: Slot, service: ServiceId, rule: Rule, changes: u64) -> Self {
+    pub const fn new(
+        address: Address,
+        slot: Slot,
+        service: ServiceId,
+        standing: Standing,
+        changes: u64,
+    ) -> Self {
         Self {
             address: address.words(),
             changes,
-            rule: rule.word(),
+            standing: standing.word(),
             service: service.get(),
             slot: slot.index() as u8,
             padding: [0; 2],
@@ -56,16 +101,24 @@ impl Admitted {
         (mixed >> (u64::BITS - Self::PLACE_BITS)) as u32
     }
 
-    /// The rule, if this is what is looked for and still true.
+    /// What is known, if this is what is looked for and still true.
     #[inline(always)]
-    pub const fn rule(&self, address: Address, slot: Slot, service: ServiceId, changes: u64) -> Option<Rule> {
+    pub const fn standing(&self, address: Address, slot: Slot, service: ServiceId, changes: u64) -> Standing {
         let [high, low] = address.words();
         let differs = (self.address[0] ^ high)
             | (self.address[1] ^ low)
             | (self.changes ^ changes)
             | (self.service ^ service.get()) as u64
             | (self.slot ^ slot.index() as u8) as u64;
-        if differs == 0 { Rule::of_word(self.rule) } else { None }
+        if differs == 0 { Standing::of_word(self.standing) } else { Standing::UNKNOWN }
+    }
+
+    /// Whether one who is blocked may be remembered here: not in the place of somebody who is let in, or a flood of them would drive all
+    /// of those out.
+    #[inline(always)]
+    pub const fn gives_way(&self, changes: u64) -> bool {
+        let standing = Standing::of_word(self.standing);
+        self.changes != changes || standing.is_blocked() || standing.word() == Standing::UNKNOWN.word()
     }
 }
 
@@ -185,8 +238,14 @@ mod tests {
         let rule = Rule::new(Class::Allow, LimitsId::new(3));
         let (address, other) = (Address::v4([10, 0, 0, 1]), Address::v4([10, 0, 0, 2]));
         let (service, changes) = (ServiceId::new(7), 5);
-        let admitted = Admitted::new(address, Slot::A, service, rule, changes);
-        assert_eq!(admitted.rule(address, Slot::A, service, changes), Some(rule));
+        for is_blocked in [false, true] {
+            let standing = Standing::new(rule, is_blocked);
+            assert_eq!((standing.rule(), standing.is_blocked()), (Some(rule), is_blocked));
+            let admitted = Admitted::new(address, Slot::A, service, standing, changes);
+            assert_eq!(admitted.standing(address, Slot::A, service, changes), standing);
+            assert_eq!((admitted.gives_way(changes), admitted.gives_way(6)), (is_blocked, true));
+        }
+        let admitted = Admitted::new(address, Slot::A, service, Standing::new(rule, false), changes);
         for (address, slot, service, changes) in [
             (other, Slot::A, service, changes),
             (Address::v6([10; 16]), Slot::A, service, changes),
@@ -194,13 +253,11 @@ mod tests {
             (address, Slot::A, ServiceId::new(6), changes),
             (address, Slot::A, service, 6),
         ] {
-            assert_eq!(admitted.rule(address, slot, service, changes), None);
+            assert_eq!(admitted.standing(address, slot, service, changes), Standing::UNKNOWN);
         }
-        assert_eq!(
-            Admitted::default().rule(Address::default(), Slot::A, ServiceId::NONE, 0),
-            None,
-            "an empty place"
-        );
+        let empty = Admitted::default();
+        assert_eq!(empty.standing(Address::default(), Slot::A, ServiceId::NONE, 0), Standing::UNKNOWN);
+        assert!(empty.gives_way(0) && Standing::UNKNOWN.rule().is_none());
     }
 
     #[test]

@@ -9,7 +9,7 @@ use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{HashMap, LpmTrie, MapData, MapError};
 use guard_common::abi::{
     Block, Limits, LimitsId, Meter, OpenCount, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS,
-    Service, ServiceId, SourceKey, State, port_word,
+    Service, ServiceId, SourceKey, Standing, State, port_word,
 };
 use guard_common::epoch::Slot;
 use guard_common::gcra::Word;
@@ -89,11 +89,11 @@ impl Tables for Live<'_> {
     }
 
     /// What the CPUs remember is what they have found there.
-    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Option<Rule> {
-        None
+    fn recall(&self, _: Address, _: Slot, _: ServiceId, _: u64) -> Standing {
+        Standing::UNKNOWN
     }
 
-    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Rule, _: u64) {}
+    fn remember(&self, _: Address, _: Slot, _: ServiceId, _: Standing, _: u64) {}
 
     fn block(&self, source: Address) -> Option<BlockState<Imagined>> {
         let block: Block = self.hash("BLOCKS").ok()?.get(&source.to_bytes(), 0).ok()?;
