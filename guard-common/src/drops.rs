@@ -17,34 +17,53 @@ use crate::gcra::{Rate, Word};
 use crate::parse::{TCP, TcpFlags};
 
 /// Drops that a CPU looks into in a stretch.
-const A_STRETCH: u32 = 256;
+const A_STRETCH: u64 = 256;
 /// Past these, one in so many.
-const ONE_IN: u32 = 512;
+const ONE_IN: u64 = 512;
 /// The same source is sampled for the same reason once in so many nanoseconds.
 const BETWEEN_SAMPLES: u64 = 1_000_000_000;
 /// The thresholds are for so many nanoseconds.
 const MINUTE: u64 = 60_000_000_000;
 
 impl Budget {
-    /// For how many drops this one stands; 0: it is not looked into. `stretch` numbers stretches of time; `watch` tells whether somebody
-    /// watches, and is asked once in each.
+    const NEXT_BITS: u32 = 16;
+    const MOST_NEXT: u64 = (1 << Self::NEXT_BITS) - 1;
+
+    /// For how many drops this one stands (0: it is not looked into), and whether somebody watches it. `stretch` numbers stretches of
+    /// time; `watch` tells whether somebody watches, and is asked once in each.
     #[inline(always)]
-    pub fn spend(&mut self, stretch: u64, watch: impl FnOnce() -> u64) -> u32 {
+    pub fn spend(&mut self, stretch: u64, watch: impl FnOnce() -> u64) -> (u32, bool) {
+        // Of another stretch, this is below 0 or past the most.
+        let next = self.quiet.wrapping_sub(stretch << Self::NEXT_BITS);
+        if next.wrapping_sub(2) < Self::MOST_NEXT - 1 {
+            self.quiet -= 1;
+            return (0, false);
+        }
+        (self.look(stretch, watch), self.watch != 0)
+    }
+
+    #[inline(always)]
+    fn look(&mut self, stretch: u64, watch: impl FnOnce() -> u64) -> u32 {
         if self.stretch != stretch {
             self.stretch = stretch;
             self.left = A_STRETCH;
             self.watch = watch();
         }
-        if self.left > 0 {
+        let mut next = self.quiet & Self::MOST_NEXT;
+        let weight = if self.left > 0 {
             self.left -= 1;
-            return 1;
-        }
-        self.skipped += 1;
-        if self.skipped < ONE_IN {
-            return 0;
-        }
-        self.skipped = 0;
-        ONE_IN
+            1
+        } else if next == 1 {
+            next = ONE_IN;
+            ONE_IN as u32
+        } else {
+            next = if next == 0 { ONE_IN } else { next } - 1;
+            0
+        };
+        // Who watches is shown each of them.
+        let is_quiet = self.left == 0 && self.watch == 0;
+        self.quiet = if is_quiet { stretch << Self::NEXT_BITS } else { 0 } | next;
+        weight
     }
 }
 

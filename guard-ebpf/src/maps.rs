@@ -176,9 +176,7 @@ pub fn may_count_traffic() -> bool {
 pub fn weight(stretch: u64) -> (u32, bool) {
     let Some(budget) = BUDGETS.get_ptr_mut(0) else { return (0, false) };
     // SAFETY: as in `count`.
-    let budget = unsafe { &mut *budget };
-    let weight = budget.spend(stretch, watch_word);
-    (weight, budget.watch != 0)
+    unsafe { &mut *budget }.spend(stretch, watch_word)
 }
 
 /// The drop that was kept last on this CPU.

@@ -7,11 +7,12 @@ use crate::{Address, Reason};
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Budget {
-    /// The stretch of time that `left` is for.
+    /// In the lower 16 bits, the how manieth drop from now, past those of `left`, is looked into and stands for all of them; 0 at first. Above, the
+    /// stretch of time in which that is all there is to know of a drop: one word, so that a flood reads and writes no more.
+    pub quiet: u64,
+    /// The stretch that `left` is for.
     pub stretch: u64,
-    pub left: u32,
-    /// Packets since one was looked into that stands for all of them.
-    pub skipped: u32,
+    pub left: u64,
     /// Not 0: somebody watches drops, or did when the stretch began. A copy, so that a flood asks in one place.
     pub watch: u64,
 }

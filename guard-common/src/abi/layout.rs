@@ -27,7 +27,7 @@ fn layouts_are_those_of_version_4() {
         ("Home", size_of::<Home>(), 12),
         ("Surplus", size_of::<Surplus>(), 8),
         ("Tracked", size_of::<Tracked>(), 44),
-        ("Budget", size_of::<Budget>(), 24),
+        ("Budget", size_of::<Budget>(), 32),
         ("Evidence", size_of::<Evidence>(), 56),
         ("SampleKey", size_of::<SampleKey>(), 20),
         ("Sampled", size_of::<Sampled>(), 16),

@@ -257,11 +257,29 @@ fn samples_are_taken_once_a_second_for_each_source_and_reason() {
 fn a_flood_is_looked_into_so_many_times_and_stands_for_all() {
     let mut budget = Budget::default();
     for stretch in 1..=3 {
-        let weights: Vec<u32> = (0..1_000_000).map(|_| budget.spend(stretch, || 0)).collect();
+        let weights: Vec<u32> = (0..1_000_000).map(|_| budget.spend(stretch, || 0).0).collect();
         let looks = weights.iter().filter(|weight| **weight != 0).count();
         let stood_for: u64 = weights.iter().map(|weight| u64::from(*weight)).sum();
         assert!((2200..2300).contains(&looks), "{looks}");
         assert!((999_000..=1_000_600).contains(&stood_for), "{stood_for}");
         assert!(weights[..A_STRETCH as usize].iter().all(|weight| *weight == 1));
     }
+}
+
+#[test]
+fn no_drop_stands_for_more_than_there_were() {
+    let mut budget = Budget::default();
+    let (mut there_were, mut stood_for) = (0_u64, 0_u64);
+    // Stretches with some drops over what is looked into, and some with fewer, and one that is watched in between.
+    for stretch in 1..=2_000 {
+        let is_watched = u64::from(stretch % 7 == 0);
+        for _ in 0..A_STRETCH - 100 + stretch % 300 {
+            let (weight, watched) = budget.spend(stretch, || is_watched);
+            assert_eq!(watched, is_watched != 0, "each drop is shown to who watches");
+            there_were += 1;
+            stood_for += u64::from(weight);
+            assert!(stood_for <= there_were, "{stood_for} of {there_were} in stretch {stretch}");
+        }
+    }
+    assert!(there_were - stood_for < ONE_IN, "{stood_for} of {there_were}");
 }
