@@ -36,9 +36,10 @@ const LOADS: u32 = 5;
 const TAG: (u16, u16) = (0x8100, 7);
 
 /// A frame and what becomes of it.
-struct Case {
-    name: String,
-    frame: Vec<u8>,
+#[derive(Clone, Debug)]
+pub struct Case {
+    pub name: String,
+    pub frame: Vec<u8>,
     reason: Reason,
 }
 
@@ -96,7 +97,11 @@ pub fn measure(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Row
 }
 
 impl Case {
-    fn check(&self, kernel: &mut Kernel) -> Result<()> {
+    /// Whether it becomes that.
+    ///
+    /// # Errors
+    /// When it does not.
+    pub fn check(&self, kernel: &mut Kernel) -> Result<()> {
         // The first one may be within its limit.
         kernel.judge(&self.frame)?;
         let verdict = kernel.judge(&self.frame)?;
@@ -105,7 +110,8 @@ impl Case {
     }
 }
 
-fn cases() -> Vec<Case> {
+/// All of them.
+pub fn cases() -> Vec<Case> {
     let mut cases = Vec::new();
     for (name, port, sources, reason) in CASES {
         for (family, source) in ["IPv4", "IPv6"].into_iter().zip(sources) {
@@ -121,7 +127,11 @@ fn cases() -> Vec<Case> {
     cases
 }
 
-fn kernel(size: Size) -> Result<Kernel> {
+/// Tables for the cases.
+///
+/// # Errors
+/// When the kernel does not take them.
+pub fn kernel(size: Size) -> Result<Kernel> {
     let mut kernel = Kernel::with(&Options::default())?;
     let policy = large::policy(size.prefixes).replacen("allow = [", "allow = [\"fd00:77::/32\",\n", 1)
         + &format!(

@@ -10,8 +10,8 @@ use crate::consent::Consent;
 use crate::vm::cache::{self, Unpacked};
 use crate::vm::image::Image;
 use crate::vm::kernels::{self, KERNELS, Kernel};
-use crate::vm::machine;
-use crate::vm::programs::{self, Programs};
+use crate::vm::machine::{self, Clock};
+use crate::vm::programs::{self, Programs, Step};
 use crate::workspace::{Profile, Workspace};
 use crate::{packages, process, vm};
 
@@ -101,15 +101,31 @@ fn verdict(names: &[String], missing: &[&str], failed: &[&str]) -> Result<()> {
 }
 
 fn on_kernel(workspace: &Workspace, programs: &Programs, kernel: &Kernel, unpacked: &Unpacked) -> Result<()> {
+    boot(workspace, programs, unpacked, kernel.name, &programs.steps(kernel.expects)?, Clock::Time)?;
+    if kernel.counts {
+        let name = format!("{}-instructions", kernel.name);
+        boot(workspace, programs, unpacked, &name, &programs.counting_steps()?, Clock::Instructions)?;
+    }
+    Ok(())
+}
+
+/// Boots a kernel and does these steps. `name` is that of the files that are kept.
+fn boot(
+    workspace: &Workspace,
+    programs: &Programs,
+    kernel: &Unpacked,
+    name: &str,
+    steps: &[Step],
+    clock: Clock,
+) -> Result<()> {
     let directory = vm::directory(workspace);
-    let file = |kind: &str| directory.join(format!("{}.{kind}", kernel.name));
-    let steps = programs.steps(kernel.expects)?;
+    let file = |kind: &str| directory.join(format!("{name}.{kind}"));
     let mut image = Image::base(programs, &directory.join("stripped"))?;
-    image.add_kernel(unpacked, &vm::image::script(&programs.environment()?, &steps))?;
+    image.add_kernel(kernel, &vm::image::script(&programs.environment()?, steps))?;
     image.write(&file("cpio"))?;
-    let report = machine::run(unpacked, &file("cpio"), &file("log"))?;
+    let report = machine::run(kernel, &file("cpio"), &file("log"), clock)?;
     let names: Vec<_> = steps.iter().map(|step| step.name).collect();
-    let verdict = report.judge(&unpacked.release, &names);
+    let verdict = report.judge(&kernel.release, &names);
     verdict.map_err(|error| {
         eprintln!("{}", report.said());
         anyhow!("{error} The console is in {}.", file("log").display())

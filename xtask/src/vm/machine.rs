@@ -38,10 +38,27 @@ const ARGUMENTS: [&str; 13] = [
 /// `panic=-1` ends the machine at once.
 const COMMAND_LINE: &str = "console=ttyS0 quiet panic=-1 rdinit=/init mitigations=off";
 
+/// What the clock inside goes by.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(crate) enum Clock {
+    Time,
+    /// A nanosecond each, so that what takes a time takes as many instructions; while nothing is to be done it jumps to what comes next.
+    Instructions,
+}
+
+impl Clock {
+    const fn arguments(self) -> &'static [&'static str] {
+        match self {
+            Self::Time => &[],
+            Self::Instructions => &["-icount", "shift=0,sleep=off"],
+        }
+    }
+}
+
 /// Boots a kernel. Its console goes to `log`; the report that is in it comes back.
-pub(crate) fn run(kernel: &Unpacked, image: &Path, log: &Path) -> Result<Report> {
+pub(crate) fn run(kernel: &Unpacked, image: &Path, log: &Path, clock: Clock) -> Result<Report> {
     let mut qemu = Command::new(QEMU);
-    qemu.args(ARGUMENTS).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(image);
+    qemu.args(ARGUMENTS).args(clock.arguments()).arg("-kernel").arg(&kernel.image).arg("-initrd").arg(image);
     qemu.args(["-append", COMMAND_LINE]).stdin(Stdio::null()).stdout(Stdio::piped());
     let log = File::create(log).with_context(|| format!("Could not write {}.", log.display()))?;
     let mut machine = Machine(qemu.spawn().with_context(|| format!("Could not start {QEMU}."))?);

@@ -41,6 +41,7 @@ pub(crate) struct Step {
 pub(crate) struct Programs {
     guard: PathBuf,
     verify: PathBuf,
+    instructions: PathBuf,
     /// Which `traffic_access` starts.
     server: PathBuf,
     budget: PathBuf,
@@ -72,6 +73,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
     Ok(Programs {
         guard: workspace.binary(PROFILE, "guard"),
         verify: workspace.binary(PROFILE, "guard-verify"),
+        instructions: workspace.binary(PROFILE, "guard-instructions"),
         server: workspace.binary(PROFILE, "guard-streaming-server"),
         budget: workspace.ebpf_crate().join("budget.toml"),
         tests: TESTS.into_iter().map(&mut test).collect::<Result<_>>()?,
@@ -81,7 +83,7 @@ pub(crate) fn build(workspace: &Workspace) -> Result<Programs> {
 impl Programs {
     /// All that were built.
     pub(crate) fn executables(&self) -> impl Iterator<Item = &Path> {
-        let own = [&self.guard, &self.verify, &self.server];
+        let own = [&self.guard, &self.verify, &self.instructions, &self.server];
         own.into_iter().chain(self.tests.values()).map(PathBuf::as_path)
     }
 
@@ -115,6 +117,12 @@ impl Programs {
                 Ok(steps)
             }
         }
+    }
+
+    /// For a machine whose clock goes by instructions.
+    pub(crate) fn counting_steps(&self) -> Result<Vec<Step>> {
+        let words = vec![text(&self.instructions)?, "--budget".to_owned(), text(&self.budget)?];
+        Ok(vec![Step { name: "instructions", words }])
     }
 }
 
