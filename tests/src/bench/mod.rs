@@ -3,21 +3,25 @@
 //! | module | what it measures |
 //! | --- | --- |
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
+//! | [`filters`] | guard and what people use instead, on hosts |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
 //! | [`spread`] | medians and quartiles |
+//! | `strangers` | frames of strangers, and the wires for them |
 //!
 //! All of it runs on one CPU, in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
 //! nanoseconds do not.
 
 pub mod cost;
+pub mod filters;
 pub mod flood;
 pub mod load;
 pub mod memory;
 pub mod preallocation;
 pub mod spread;
+mod strangers;
 
 use std::fs;
 
