@@ -29,8 +29,14 @@ pub(crate) const VM_TOOLS: [(&str, &str); 3] =
     [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("strip", "binutils")];
 
 /// What guard is compared with.
-pub(crate) const BENCH_TOOLS: [(&str, &str); 4] =
-    [("ipset", "ipset"), ("iptables", "iptables"), ("nft", "nftables"), ("xdp-filter", "xdp-tools")];
+pub(crate) const BENCH_TOOLS: [(&str, &str); 6] = [
+    ("ipset", "ipset"),
+    ("iptables", "iptables"),
+    ("nft", "nftables"),
+    ("nginx", "nginx-light"),
+    ("wrk", "wrk"),
+    ("xdp-filter", "xdp-tools"),
+];
 
 /// What libFuzzer is built with.
 pub(crate) const FUZZ_TOOLS: [(&str, &str); 1] = [("c++", "g++")];

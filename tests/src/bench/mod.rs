@@ -5,18 +5,20 @@
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
 //! | [`filters`] | guard and what people use instead, on hosts |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
+//! | [`goodput`] | what allowed clients get while a flood runs |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
 //! | [`spread`] | medians and quartiles |
 //! | `strangers` | frames of strangers, and the wires for them |
 //!
-//! All of it runs on one CPU, in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
+//! All but goodput runs on one CPU, and all in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
 //! nanoseconds do not.
 
 pub mod cost;
 pub mod filters;
 pub mod flood;
+pub mod goodput;
 pub mod load;
 pub mod memory;
 pub mod preallocation;
@@ -24,21 +26,64 @@ pub mod spread;
 mod strangers;
 
 use std::fs;
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
+
+use crate::net::Host;
 
 /// Keeps this thread on the last of its CPUs: interrupts prefer the first.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn stay_on_one_cpu() -> Result<()> {
-    let all = sched_getaffinity(Pid::from_raw(0)).context("cannot count the CPUs")?;
-    let last = (0..CpuSet::count()).rev().find(|cpu| all.is_set(*cpu).unwrap_or(false));
+    stay_on(*mine()?.last().context("there is no CPU")?)
+}
+
+/// Those of a host that is flooded, and of everything around it.
+#[derive(Clone, Copy, Debug)]
+struct Cpus {
+    world: usize,
+    host: usize,
+}
+
+impl Cpus {
+    fn find() -> Result<Self> {
+        let all = mine()?;
+        let [.., world, host] = all[..] else { anyhow::bail!("this needs two CPUs") };
+        Ok(Self { world, host })
+    }
+}
+
+/// The CPUs that this thread may use.
+fn mine() -> Result<Vec<usize>> {
+    let set = sched_getaffinity(Pid::from_raw(0)).context("cannot count the CPUs")?;
+    Ok((0..CpuSet::count()).filter(|cpu| set.is_set(*cpu).unwrap_or(false)).collect())
+}
+
+/// Keeps this thread, and what it starts, on a CPU.
+fn stay_on(cpu: usize) -> Result<()> {
     let mut here = CpuSet::new();
-    here.set(last.context("there is no CPU")?).context("no such CPU")?;
+    here.set(cpu).context("no such CPU")?;
     sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
+}
+
+/// Does the work on a CPU; processes that it starts stay there.
+fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let there = move || {
+        stay_on(cpu)?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work panicked"))?
+}
+
+/// Runs a command to its end.
+fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<()> {
+    let (ok, said) = host.output(program, arguments)?;
+    ensure!(ok, "{program}: {said}");
+    Ok(())
 }
 
 /// The machine, and whether somebody else uses it at this moment.

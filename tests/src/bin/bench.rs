@@ -1,9 +1,11 @@
 //! Measures what guard costs on this machine, and prints it. `cargo xtask bench` builds and runs it.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use clap::{Parser, ValueEnum};
 use guard_tests::bench::cost::{Cost, Effort, Measured, Size};
-use guard_tests::bench::{cost, flood, load, machine, memory, preallocation};
+use guard_tests::bench::{cost, flood, goodput, load, machine, memory, preallocation};
 use guard_userspace::datapath::Capacities;
 
 #[derive(Parser)]
@@ -21,6 +23,9 @@ struct Arguments {
     /// Packets of each kind in each round
     #[arg(long, default_value_t = 200_000)]
     packets: u32,
+    /// Seconds for which clients ask, in each round of goodput, which has fewer rounds: two of five
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
     /// What to measure; all of it, if nothing is said
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -38,10 +43,12 @@ enum Part {
     Memory,
     /// A flood of strangers, against nftables, iptables and xdp-filter
     Flood,
+    /// What allowed clients get while a flood runs, against the same
+    Goodput,
 }
 
 fn main() -> Result<()> {
-    let Arguments { blocks, prefixes, rounds, packets, parts } = Arguments::parse();
+    let Arguments { blocks, prefixes, rounds, packets, seconds, parts } = Arguments::parse();
     let (size, effort) = (Size { blocks, prefixes }, Effort { rounds, packets });
     let parts = if parts.is_empty() { Part::value_variants() } else { &parts };
     println!("{}\n", machine());
@@ -52,6 +59,7 @@ fn main() -> Result<()> {
             Part::Preallocation => print_preallocation(size, effort)?,
             Part::Memory => print_memory(size)?,
             Part::Flood => print_flood(size, effort)?,
+            Part::Goodput => print_goodput(size, rounds, seconds)?,
         }
     }
     println!("{}", machine());
@@ -71,6 +79,38 @@ fn print_flood(size: Size, Effort { rounds, packets }: Effort) -> Result<()> {
     );
     for flood::Row { filter, nanoseconds, ratio } in flood::measure(size, rounds, packets * FLOOD)? {
         println!("  {filter:<28}  {nanoseconds:>20.0}  {ratio:>18.2}");
+    }
+    println!();
+    Ok(())
+}
+
+fn print_goodput(size: Size, rounds: u32, seconds: u64) -> Result<()> {
+    let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
+    let effort = goodput::Effort { rounds: (rounds * 2).div_ceil(5), time: Duration::from_secs(seconds) };
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let goodput::Goodput { pace, rows } =
+        goodput::measure(size, effort, &own.with_file_name("guard-streaming-server"))?;
+    println!(
+        "allowed clients during a flood of {:.0} thousand frames a second; {} prefixes allowed, {} addresses blocked (guard); \
+         {} rounds of {seconds} s",
+        pace / 1e3,
+        size.prefixes,
+        size.blocks,
+        effort.rounds
+    );
+    println!(
+        "  {:<28}  {:>20}  {:>14}  {:>22}  {:>20}  {:>20}  {:>20}",
+        "", "frames/s, thousands", "received, %", "requests/s", "p50, ms", "p99, ms", "longest stall, ms"
+    );
+    for row in rows {
+        let goodput::Row { filter, flooded, offered, received, requests, p50, p99, stall } = row;
+        let (offered, received) = match flooded {
+            true => (format!("{:.0}", offered.scaled(1e-3)), format!("{received:.0}")),
+            false => ("none".into(), String::new()),
+        };
+        println!(
+            "  {filter:<28}  {offered:>20}  {received:>14}  {requests:>22.0}  {p50:>20.2}  {p99:>20.2}  {stall:>20.0}"
+        );
     }
     println!();
     Ok(())

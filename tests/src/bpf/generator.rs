@@ -44,17 +44,27 @@ impl Generator {
 }
 
 fn instructions() -> Vec<u64> {
-    let source = [
+    let source = another_source();
+    let mut all = bounds(source.len());
+    all.extend(source);
+    all.extend([set(R0, XDP_ABORTED), exit()]);
+    all
+}
+
+/// Has R7 be the frame; skips so many instructions if that is too short.
+pub(super) fn bounds(count: usize) -> Vec<u64> {
+    let end = [load32(R7, R1, 0), load32(R3, R1, 4), copy(R2, R7), add(R2, END)];
+    end.into_iter().chain([skip_if_greater(R2, R3, count as i16)]).collect()
+}
+
+/// Gives the frame in R7 another source, and sends it.
+pub(super) const fn another_source() -> [u64; 6] {
+    [
         call(RANDOM),
         store16(R7, SOURCE, R0),
         xor32(R0, 0xffff),
         store16(R7, IDENTIFICATION, R0),
         set(R0, XDP_TX),
         exit(),
-    ];
-    let mut all = vec![load32(R7, R1, 0), load32(R3, R1, 4), copy(R2, R7), add(R2, END)];
-    all.push(skip_if_greater(R2, R3, source.len() as i16));
-    all.extend(source);
-    all.extend([set(R0, XDP_ABORTED), exit()]);
-    all
+    ]
 }
