@@ -10,6 +10,8 @@ use crate::net::Host;
 
 /// The upper halves of the sources: none of them is allowed.
 const SOURCES: [[u8; 2]; 8] = [[1, 2], [23, 9], [51, 77], [80, 1], [112, 200], [141, 3], [177, 66], [203, 5]];
+/// Where TCP has its number.
+const SEQUENCE: usize = 14 + 20 + 4;
 /// Of the interface that receives, `up0`.
 pub(super) const MAC: [u8; 6] = [2, 0, 0, 0, 9, 1];
 /// Of the host behind that interface, within a /16.
@@ -41,14 +43,17 @@ pub(super) fn frames() -> Vec<Vec<u8>> {
 }
 
 fn frame([first, second]: [u8; 2]) -> Vec<u8> {
-    Frame {
+    let mut frame = Frame {
         source: [first, second, 0, 0].into(),
         destination: ADDRESS.octets().into(),
         destination_mac: MAC,
         fragment: Ipv4Fragment { identification: IDENTIFIED, ..Ipv4Fragment::default() },
         ..Frame::default()
     }
-    .build()
+    .build();
+    // As the generator wants it. The number was 1, and its halves may change places: their sum is the same.
+    frame[SEQUENCE..][..4].copy_from_slice(&[0, 1, 0, 0]);
+    frame
 }
 
 /// Frames that `up0` has received, dropped ones included.
