@@ -26,6 +26,9 @@ struct Arguments {
     /// Seconds for which clients ask, in each round of goodput, which has fewer rounds: two of five
     #[arg(long, default_value_t = 2)]
     seconds: u64,
+    /// The flood of goodput, in percent of what one CPU can send. The clients need the same CPU
+    #[arg(long, default_value_t = 40, value_parser = clap::value_parser!(u32).range(1..=100))]
+    flood: u32,
     /// What to measure; all of it, if nothing is said
     #[arg(value_enum)]
     parts: Vec<Part>,
@@ -48,7 +51,7 @@ enum Part {
 }
 
 fn main() -> Result<()> {
-    let Arguments { blocks, prefixes, rounds, packets, seconds, parts } = Arguments::parse();
+    let Arguments { blocks, prefixes, rounds, packets, seconds, flood, parts } = Arguments::parse();
     let (size, effort) = (Size { blocks, prefixes }, Effort { rounds, packets });
     let parts = if parts.is_empty() { Part::value_variants() } else { &parts };
     println!("{}\n", machine());
@@ -59,7 +62,9 @@ fn main() -> Result<()> {
             Part::Preallocation => print_preallocation(size, effort)?,
             Part::Memory => print_memory(size)?,
             Part::Flood => print_flood(size, effort)?,
-            Part::Goodput => print_goodput(size, rounds, seconds)?,
+            Part::Goodput => {
+                print_goodput(size, rounds, Duration::from_secs(seconds), f64::from(flood) / 100.0)?
+            }
         }
     }
     println!("{}", machine());
@@ -84,15 +89,15 @@ fn print_flood(size: Size, Effort { rounds, packets }: Effort) -> Result<()> {
     Ok(())
 }
 
-fn print_goodput(size: Size, rounds: u32, seconds: u64) -> Result<()> {
+fn print_goodput(size: Size, rounds: u32, time: Duration, share: f64) -> Result<()> {
     let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
-    let effort = goodput::Effort { rounds: (rounds * 2).div_ceil(5), time: Duration::from_secs(seconds) };
+    let effort = goodput::Effort { rounds: (rounds * 2).div_ceil(5), time, share };
     let own = std::env::current_exe().context("cannot find this program's own file")?;
     let goodput::Goodput { pace, rows } =
         goodput::measure(size, effort, &own.with_file_name("guard-streaming-server"))?;
     println!(
         "allowed clients during a flood of {:.0} thousand frames a second; {} prefixes allowed, {} addresses blocked (guard); \
-         {} rounds of {seconds} s",
+         {} rounds of {time:?}",
         pace / 1e3,
         size.prefixes,
         size.blocks,

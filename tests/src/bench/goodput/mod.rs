@@ -3,12 +3,15 @@
 //! Each filter has a host with nginx at the end of a wire, by which clients and strangers come, as they do to a server in the world. Of the two
 //! CPUs, which are the same for every filter,
 //!
-//! - one is the host's: the interrupts of its interface (`interrupts`), so the filter and what is behind it, guard's agent, nginx, and the server
-//!   of streams behind that. What the filter spends on the flood is not there for the servers;
+//! - one is the host's: what its interface receives (`interrupts`), so the filter and TCP, and guard's agent, nginx, and the server of streams
+//!   behind that. What the filter spends on the flood is not there for the servers;
 //! - one is the world's: the sender of the flood, wrk, and those who listen to streams.
 //!
 //! The sender keeps a pace that is the same for all filters: what it can send to whichever host it is slowest with, but for a share of its CPU that
 //! the clients need. Otherwise a filter behind which clients get less would get more of the flood.
+//!
+//! Without a flood the clients have the world's CPU to themselves, so not all that they lose by a flood is lost at the host: filters are to be held
+//! against each other.
 //!
 //! wrk asks anew when it is answered. So a host that answers nothing for a while is asked less in that time, and latencies look better than for
 //! clients that come when they like; requests a second and stalls do not.
@@ -37,11 +40,13 @@ use clients::Served;
 use sender::{Sender, Sent};
 use site::Site;
 
-/// How often and how long each is measured.
+/// How often and how long each is measured, and by how large a flood.
 #[derive(Clone, Copy, Debug)]
 pub struct Effort {
     pub rounds: u32,
     pub time: Duration,
+    /// Of what the machine can send. The clients need the same CPU: with less than half, the sender has its share whatever they want.
+    pub share: f64,
 }
 
 /// All of it.
@@ -97,7 +102,7 @@ pub fn measure(size: Size, effort: Effort, streaming_server: &Path) -> Result<Go
         sites.map(|(kind, ends)| Site::new(*kind, ends, size, streaming_server)).collect::<Result<Vec<_>>>()
     })?;
     let sender = Sender::new(cpus)?;
-    let pace = sender.pace(&ends)?;
+    let pace = sender.fastest(&ends)? * effort.share;
     let turns = || {
         let calm = sites.iter().filter(|site| CALM.contains(&site.kind()));
         calm.map(|site| (site, None)).chain(sites.iter().map(|site| (site, Some(pace))))
