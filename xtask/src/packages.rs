@@ -29,11 +29,13 @@ pub(crate) const VM_TOOLS: [(&str, &str); 3] =
     [("busybox", "busybox-static"), ("qemu-system-x86_64", "qemu-system-x86"), ("strip", "binutils")];
 
 /// What guard is compared with.
-pub(crate) const BENCH_TOOLS: [(&str, &str); 5] = [
+pub(crate) const BENCH_TOOLS: [(&str, &str); 7] = [
     ("ipset", "ipset"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
+    ("nginx", "nginx-light"),
     ("ufw", "ufw"),
+    ("wrk", "wrk"),
     ("xdp-filter", "xdp-tools"),
 ];
 

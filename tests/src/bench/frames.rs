@@ -12,7 +12,7 @@ use guard_userspace::datapath::Options;
 use ipnet::IpNet;
 
 use super::cost::{Effort, Size};
-use super::flood::XdpFilter;
+use super::filters::XdpFilter;
 use super::spread::Spread;
 use super::stay_on_one_cpu;
 use crate::bpf;

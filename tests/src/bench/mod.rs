@@ -4,38 +4,47 @@
 //! | --- | --- |
 //! | [`control`] | how long blocks and policies take until they are obeyed, against ufw, nftables and ipset |
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
+//! | [`filters`] | guard and what people use instead, on hosts |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
 //! | [`frames`] | nanoseconds over a bare drop for each frame that matters, against xdp-filter |
+//! | [`goodput`] | what allowed clients get while a flood runs |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |
 //! | [`preallocation`] | a table of blocks that is allocated at once against one that grows |
 //! | [`report`] | all of it as tables |
 //! | [`scaling`] | what a second CPU gives, and whether limits stay exact on two |
 //! | [`spread`] | medians and quartiles |
+//! | `strangers` | frames of strangers, and the wires for them |
 //! | [`table`] | tables: as text, as JSON and as a plot |
 //!
-//! Most of it runs on one CPU, all of it in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
+//! All but goodput and scaling runs on one CPU, and all in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
 //! nanoseconds do not.
 
 pub mod control;
 pub mod cost;
+pub mod filters;
 pub mod flood;
 pub mod frames;
+pub mod goodput;
 pub mod load;
 pub mod memory;
 pub mod preallocation;
 pub mod report;
 pub mod scaling;
 pub mod spread;
+mod strangers;
 pub mod table;
 
 use std::fs;
+use std::thread;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow, ensure};
 use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
 use nix::unistd::Pid;
 
-/// The CPUs that this process may use.
+use crate::net::Host;
+
+/// The CPUs that this thread may use.
 ///
 /// # Errors
 /// When the kernel does not say.
@@ -52,10 +61,42 @@ pub fn stay_on_one_cpu() -> Result<()> {
     stay_on(*cpus()?.last().context("there is no CPU")?)
 }
 
+/// Those of a host that is flooded, and of everything around it.
+#[derive(Clone, Copy, Debug)]
+struct Cpus {
+    world: usize,
+    host: usize,
+}
+
+impl Cpus {
+    fn find() -> Result<Self> {
+        let all = cpus()?;
+        let [.., world, host] = all[..] else { anyhow::bail!("this needs two CPUs") };
+        Ok(Self { world, host })
+    }
+}
+
+/// Keeps this thread, and what it starts, on a CPU.
 fn stay_on(cpu: usize) -> Result<()> {
     let mut here = CpuSet::new();
     here.set(cpu).context("no such CPU")?;
     sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
+}
+
+/// Does the work on a CPU; processes that it starts stay there.
+fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
+    let there = move || {
+        stay_on(cpu)?;
+        work()
+    };
+    thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work panicked"))?
+}
+
+/// Runs a command to its end.
+fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<()> {
+    let (ok, said) = host.output(program, arguments)?;
+    ensure!(ok, "{program}: {said}");
+    Ok(())
 }
 
 /// The machine, and whether somebody else uses it at this moment.

@@ -1,11 +1,13 @@
 //! What was measured as tables, part by part.
 
-use anyhow::Result;
+use std::time::Duration;
+
+use anyhow::{Context, Result};
 use guard_userspace::datapath::Capacities;
 
 use super::cost::{Cost, Effort, Measured, Size};
 use super::table::{Cell, Table};
-use super::{control, cost, flood, frames, load, memory, preallocation, scaling};
+use super::{control, cost, flood, frames, goodput, load, memory, preallocation, scaling};
 
 /// A quantity, in a unit that people read.
 const MEBIBYTE: f64 = (1 << 20) as f64;
@@ -26,6 +28,49 @@ pub fn flood(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Table
     let mut table = Table::new("flood", title, &[("ns", 0), ("bare drops", 2)]);
     for flood::Row { filter, nanoseconds, ratio } in flood::measure(size, rounds, packets * FLOOD)? {
         table.row(filter, [Cell::Spread(nanoseconds), Cell::Spread(ratio)]);
+    }
+    Ok(vec![table])
+}
+
+/// How often, how long and by how large a flood goodput is measured.
+#[derive(Clone, Copy, Debug)]
+pub struct Goodput {
+    pub rounds: u32,
+    pub seconds: u64,
+    /// Of what can be sent.
+    pub percent: u32,
+}
+
+/// # Errors
+/// As [`goodput::measure`].
+pub fn goodput(size: Size, Goodput { rounds, seconds, percent }: Goodput) -> Result<Vec<Table>> {
+    let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
+    let effort =
+        goodput::Effort { rounds, time: Duration::from_secs(seconds), share: f64::from(percent) / 100.0 };
+    let own = std::env::current_exe().context("cannot find this program's own file")?;
+    let goodput::Goodput { pace, rows } =
+        goodput::measure(size, effort, &own.with_file_name("guard-streaming-server"))?;
+    let title = format!(
+        "allowed clients during a flood of {:.0} thousand frames a second, {} prefixes allowed, {} addresses blocked (guard)",
+        pace / 1e3,
+        size.prefixes,
+        size.blocks
+    );
+    let columns = [
+        ("requests/s", 0),
+        ("p50, ms", 2),
+        ("p99, ms", 2),
+        ("longest stall, ms", 0),
+        ("frames/s, thousands", 0),
+        ("received, %", 0),
+    ];
+    let mut table = Table::new("goodput", title, &columns);
+    for row in rows {
+        let goodput::Row { filter, flooded, offered, received, requests, p50, p99, stall } = row;
+        let name = if flooded { filter.into() } else { format!("{filter}, no flood") };
+        let flood = [offered.scaled(1e-3), received].map(|spread| flooded.then_some(spread).into());
+        let served = [requests, p50, p99, stall].map(Cell::Spread);
+        table.row(name, served.into_iter().chain(flood).collect::<Vec<_>>());
     }
     Ok(vec![table])
 }

@@ -19,6 +19,16 @@ impl Spread {
         let at = |quarters: usize| measured.get(measured.len() * quarters / 4).copied().unwrap_or_default();
         Self { lower_quartile: at(1), median: at(2), upper_quartile: at(3) }
     }
+
+    /// The same in another unit.
+    pub fn scaled(self, factor: f64) -> Self {
+        let Self { lower_quartile, median, upper_quartile } = self;
+        Self {
+            lower_quartile: lower_quartile * factor,
+            median: median * factor,
+            upper_quartile: upper_quartile * factor,
+        }
+    }
 }
 
 /// The median, and the quartiles around it.

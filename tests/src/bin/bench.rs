@@ -5,7 +5,8 @@ use std::path::PathBuf;
 use anyhow::Result;
 use clap::{Parser, ValueEnum};
 use guard_tests::bench::cost::{Effort, Size};
-use guard_tests::bench::{machine, report};
+use guard_tests::bench::machine;
+use guard_tests::bench::report::{self, Goodput};
 
 #[derive(Parser)]
 #[command(name = "guard-bench", about)]
@@ -22,6 +23,12 @@ struct Arguments {
     /// Packets of each kind in each round
     #[arg(long, default_value_t = 200_000)]
     packets: u32,
+    /// Seconds for which clients ask, in each round of goodput, which has fewer rounds: two of five
+    #[arg(long, default_value_t = 2)]
+    seconds: u64,
+    /// The flood of goodput, in percent of what one CPU can send. The clients need the same CPU
+    #[arg(long, default_value_t = 25, value_parser = clap::value_parser!(u32).range(1..=100))]
+    flood: u32,
     /// Where each table goes as JSON and as a plot (SVG)
     #[arg(long, default_value = "target/bench")]
     directory: PathBuf,
@@ -44,6 +51,8 @@ enum Part {
     Memory,
     /// A flood of strangers, against nftables, iptables and xdp-filter
     Flood,
+    /// What allowed clients get while a flood runs, against the same
+    Goodput,
     /// What a second CPU gives, and whether limits stay exact
     Scaling,
     /// How long commands take, against ufw, nftables and ipset; what the agent takes up
@@ -51,8 +60,10 @@ enum Part {
 }
 
 fn main() -> Result<()> {
-    let Arguments { blocks, prefixes, rounds, packets, directory, parts } = Arguments::parse();
+    let Arguments { blocks, prefixes, rounds, packets, seconds, flood, directory, parts } =
+        Arguments::parse();
     let (size, effort) = (Size { blocks, prefixes }, Effort { rounds, packets });
+    let goodput = Goodput { rounds: (rounds * 2).div_ceil(5), seconds, percent: flood };
     let parts = if parts.is_empty() { Part::value_variants() } else { &parts };
     println!("{}\n", machine());
     for part in parts {
@@ -63,6 +74,7 @@ fn main() -> Result<()> {
             Part::Preallocation => report::preallocation(size, effort)?,
             Part::Memory => report::memory(size)?,
             Part::Flood => report::flood(size, effort)?,
+            Part::Goodput => report::goodput(size, goodput)?,
             Part::Scaling => report::scaling(effort)?,
             Part::Control => report::control(rounds)?,
         };

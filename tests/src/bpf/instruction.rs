@@ -8,10 +8,12 @@ pub const R3: u8 = 3;
 /// Kept over calls.
 pub const R6: u8 = 6;
 pub const R7: u8 = 7;
+pub const R8: u8 = 8;
 /// The end of the stack.
 pub const FRAME: u8 = 10;
 
 pub const LOOKUP: i32 = 1;
+pub const TIME: i32 = 5;
 pub const RANDOM: i32 = 7;
 pub const TAIL_CALL: i32 = 12;
 
@@ -60,6 +62,16 @@ pub const fn load32(to: u8, from: u8, offset: i16) -> u64 {
     encode(0x61, to, from, offset, 0)
 }
 
+/// `to = *(u64 *)(from + offset)`.
+pub const fn load64(to: u8, from: u8, offset: i16) -> u64 {
+    encode(0x79, to, from, offset, 0)
+}
+
+/// `*(u64 *)(to + offset) = from`.
+pub const fn store64(to: u8, offset: i16, from: u8) -> u64 {
+    encode(0x7b, to, from, offset, 0)
+}
+
 /// `*(u32 *)(to + offset) = from`.
 pub const fn store32(to: u8, offset: i16, from: u8) -> u64 {
     encode(0x63, to, from, offset, 0)
@@ -97,4 +109,10 @@ pub const fn exit() -> u64 {
 pub const fn load_map(to: u8, descriptor: i32) -> [u64; 2] {
     const MAP: u8 = 1;
     [encode(0x18, to, MAP, 0, descriptor), 0]
+}
+
+/// `to = the value of an array of one`, which takes two.
+pub const fn load_value(to: u8, descriptor: i32) -> [u64; 2] {
+    const VALUE: u8 = 2;
+    [encode(0x18, to, VALUE, 0, descriptor), 0]
 }

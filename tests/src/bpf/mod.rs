@@ -4,12 +4,14 @@
 //! | --- | --- |
 //! | [`instruction`] | instructions by their names |
 //! | [`generator`] | a program that sends frames |
+//! | [`paced`] | one that sends them at a pace |
 //! | [`random_sources`] | a program that gives each packet another source address before it hands it on |
 
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 
 pub mod generator;
 pub mod instruction;
+pub mod paced;
 pub mod random_sources;
 
 use std::fs;
@@ -19,6 +21,7 @@ use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 use anyhow::{Context, Result};
 
 const CREATE: libc::c_int = 0;
+const LOOK_UP: libc::c_int = 1;
 const UPDATE: libc::c_int = 2;
 const LOAD: libc::c_int = 5;
 const DESCRIPTOR_OF_PROGRAM: libc::c_int = 13;
@@ -34,6 +37,7 @@ const NATIVE: u32 = 1 << 2;
 const LIVE_FRAMES: u32 = 1 << 1;
 
 pub const HASH: u32 = 1;
+pub const ARRAY: u32 = 2;
 pub const PROGRAMS: u32 = 3;
 /// Elements are allocated when they are written, not when the map is made.
 pub const NO_PREALLOC: u32 = 1;
@@ -80,6 +84,19 @@ impl Map {
             flags: [0; 2],
         };
         call(UPDATE_BATCH, &mut attributes).context("cannot write a batch").map(drop)
+    }
+
+    /// The first value of an array, in words; its size is that of as many.
+    fn first<const WORDS: usize>(&self) -> Result<[u64; WORDS]> {
+        let (key, mut value) = (0_u32, [0; WORDS]);
+        let mut attributes = Element {
+            map: u64::from(self.0.as_raw_fd().cast_unsigned()),
+            key: std::ptr::from_ref(&key) as u64,
+            value: std::ptr::from_mut(&mut value) as u64,
+            flags: 0,
+        };
+        call(LOOK_UP, &mut attributes).context("cannot read from an array")?;
+        Ok(value)
     }
 
     /// Bytes that the kernel accounts for the map.

@@ -1,0 +1,179 @@
+//! What people drop strangers with, each on a host of its own and with the same list of those whom it lets in.
+
+use std::fmt::Write as _;
+use std::io::Write as _;
+use std::net::Ipv4Addr;
+use std::os::fd::{AsFd, OwnedFd};
+use std::process::Stdio;
+
+use anyhow::{Context, Result, ensure};
+use nix::net::if_::if_nametoindex;
+
+use super::cost::Size;
+use crate::bpf::random_sources::bare_drop;
+use crate::bpf::{self, Program};
+use crate::guard::Guard;
+use crate::large;
+use crate::net::Host;
+
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Kind {
+    /// None at all
+    Nothing,
+    /// A program of one instruction, which lets nobody in: what no filter can save
+    BareDrop,
+    Guard,
+    /// Its list takes no prefixes: there is the address of one client in it
+    XdpFilter,
+    NftablesIngress,
+    NftablesInput,
+    IptablesInput,
+    IptablesRaw,
+}
+
+impl Kind {
+    pub const fn name(self) -> &'static str {
+        match self {
+            Self::Nothing => "no filter",
+            Self::BareDrop => "bare XDP_DROP",
+            Self::Guard => "guard",
+            Self::XdpFilter => "xdp-filter, deny, one address",
+            Self::NftablesIngress => "nftables, ingress",
+            Self::NftablesInput => "nftables, input",
+            Self::IptablesInput => "iptables INPUT, ipset",
+            Self::IptablesRaw => "iptables raw, ipset",
+        }
+    }
+
+    /// Puts the filter on `up0` of a host, for as long as what is returned lives.
+    ///
+    /// # Errors
+    /// When a tool is missing or refuses.
+    pub(super) fn install(self, host: &Host, size: Size) -> Result<Filter<'_>> {
+        let held = match self {
+            Self::Nothing => Held::Host,
+            Self::BareDrop => {
+                let program = bare_drop(false)?;
+                let link = host.enter(|| bpf::attach(program.as_fd(), if_nametoindex("up0")?))?;
+                Held::Program(program, link)
+            }
+            Self::Guard => Held::Guard(guard(host, size)?),
+            Self::XdpFilter => Held::XdpFilter(xdp_filter(host)?),
+            Self::NftablesIngress => {
+                nftables(host, "netdev", "ingress device up0", size)?;
+                Held::Host
+            }
+            Self::NftablesInput => {
+                nftables(host, "ip", "input", size)?;
+                Held::Host
+            }
+            Self::IptablesInput => {
+                iptables(host, "-A INPUT", size)?;
+                Held::Host
+            }
+            Self::IptablesRaw => {
+                iptables(host, "-t raw -A PREROUTING", size)?;
+                Held::Host
+            }
+        };
+        Ok(Filter { kind: self, _held: held })
+    }
+}
+
+/// A filter on a host.
+pub(super) struct Filter<'a> {
+    pub(super) kind: Kind,
+    _held: Held<'a>,
+}
+
+/// What keeps a filter where it is; the others end with their host.
+enum Held<'a> {
+    Program(#[expect(dead_code, reason = "held")] Program, #[expect(dead_code, reason = "held")] OwnedFd),
+    Guard(#[expect(dead_code, reason = "held")] Guard<'a>),
+    XdpFilter(#[expect(dead_code, reason = "held")] XdpFilter<'a>),
+    Host,
+}
+
+/// xdp-filter, which lets nobody through but those in its list. It pins its maps, which outlive the host.
+pub(super) struct XdpFilter<'a> {
+    host: &'a Host,
+    interface: &'static str,
+}
+
+impl<'a> XdpFilter<'a> {
+    /// # Errors
+    /// When xdp-filter is missing or refuses.
+    pub(super) fn load(host: &'a Host, interface: &'static str, features: &str) -> Result<Self> {
+        let load = format!("load {interface} --mode native --policy deny --features {features}");
+        run(host, "xdp-filter", &load, "")?;
+        Ok(Self { host, interface })
+    }
+
+    /// What is attached: the dispatcher that calls it.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn program(&self) -> Result<Program> {
+        let (_, text) = self.host.output("ip", &["-j", "link", "show", self.interface])?;
+        let links: serde_json::Value = serde_json::from_str(&text)?;
+        let number = links[0]["xdp"]["prog"]["id"].as_u64().context("there is no program")?;
+        Program::of_number(u32::try_from(number)?)
+    }
+}
+
+impl Drop for XdpFilter<'_> {
+    fn drop(&mut self) {
+        // Nobody is left to be told.
+        let _ = run(self.host, "xdp-filter", &format!("unload {}", self.interface), "");
+    }
+}
+
+fn guard(host: &Host, size: Size) -> Result<Guard<'_>> {
+    let policy = format!("[attach]\ninterfaces = [\"up0\"]\n{}", large::policy(size.prefixes));
+    let running = Guard::start(host, &policy)?;
+    running.maps()?.write_blocks(&large::blocks(size.blocks))?;
+    Ok(running)
+}
+
+fn xdp_filter(host: &Host) -> Result<XdpFilter<'_>> {
+    let loaded = XdpFilter::load(host, "up0", "ipv4,tcp")?;
+    run(host, "xdp-filter", &format!("ip {} --mode src", large::allowed(0)), "")?;
+    Ok(loaded)
+}
+
+fn nftables(host: &Host, family: &str, hook: &str, size: Size) -> Result<()> {
+    let elements = allowed(size).join(",");
+    let rules = format!(
+        "table {family} guard {{\nset allowed {{\ntype ipv4_addr\nflags interval\nelements = {{ {elements} }}\n}}\n\
+         chain guard {{\ntype filter hook {hook} priority 0; policy drop\nip saddr @allowed accept\n}}\n}}\n"
+    );
+    run(host, "nft", "-f -", &rules)
+}
+
+fn iptables(host: &Host, chain: &str, size: Size) -> Result<()> {
+    let mut list = format!("create allowed hash:net maxelem {}\n", size.prefixes.max(65_536) + 1);
+    for prefix in allowed(size) {
+        // Writing to a string cannot fail.
+        let _ = writeln!(list, "add allowed {prefix}");
+    }
+    run(host, "ipset", "restore", &list)?;
+    run(host, "iptables", &format!("{chain} -i up0 -m set ! --match-set allowed src -j DROP"), "")
+}
+
+/// The prefixes of [`large::policy`], and the host itself: it speaks to itself, too.
+fn allowed(size: Size) -> Vec<String> {
+    let network = |number: u32| Ipv4Addr::from_bits((10 << 24) + (number << 8));
+    let clients = (0..size.prefixes).map(|number| format!("{}/25", network(number)));
+    clients.chain(["127.0.0.0/8".to_owned()]).collect()
+}
+
+fn run(host: &Host, program: &str, arguments: &str, input: &str) -> Result<()> {
+    let mut command = host.command(program);
+    command.args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
+    child.stdin.take().context("no way in")?.write_all(input.as_bytes())?;
+    let output = child.wait_with_output()?;
+    let said = [output.stdout, output.stderr].concat();
+    ensure!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&said));
+    Ok(())
+}
