@@ -82,7 +82,7 @@ impl Tables for Maps {
 
     #[inline(always)]
     fn remember(&self, source: Address, slot: Slot, id: ServiceId, standing: Standing, changes: u64) {
-        write_admitted(&source, packed(slot, id, standing), changes);
+        write_standing(&source, packed(slot, id, standing), changes);
     }
 
     #[inline(always)]
@@ -129,16 +129,12 @@ impl Tables for Maps {
 }
 
 #[inline(never)]
-fn write_admitted(source: &Address, admission: u64, changes: u64) {
-    let (slot, id) = (Slot::of_index((admission >> 40) as u32), ServiceId::new((admission >> 32) as u8));
-    let standing = Standing::of_word(admission as u32);
+fn write_standing(source: &Address, found: u64, changes: u64) {
+    let (slot, id) = (Slot::of_index((found >> 40) as u32), ServiceId::new((found >> 32) as u8));
+    let standing = Standing::of_word(found as u32);
     let Some(place) = ADMITTED.get_ptr_mut(Admitted::place(*source, id)) else { return };
     // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
-    unsafe {
-        if !standing.is_blocked() || (*place).gives_way(changes) {
-            place.write(Admitted::new(*source, slot, id, standing, changes));
-        }
-    }
+    unsafe { (*place).remember(Admitted::new(*source, slot, id, standing, changes)) };
 }
 
 #[inline(always)]

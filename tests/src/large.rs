@@ -14,7 +14,7 @@ pub fn policy(prefixes: u32) -> String {
     let mut allow = String::from("\"100.64.0.0/10\"");
     for number in 0..prefixes {
         // Writing to a string cannot fail.
-        let _ = write!(allow, ",\n\"{}/25\"", address(number, 0));
+        let _ = write!(allow, ",\n\"{}\"", prefix(number));
     }
     format!(
         "[[service]]\nname = \"large\"\nports = [8000]\nallow = [{allow}]\nlimits = \"wide\"\n\
@@ -27,7 +27,7 @@ pub fn nft_rules(prefixes: u32) -> String {
     let mut elements = String::from("100.64.0.0/10");
     for number in 0..prefixes {
         // Writing to a string cannot fail.
-        let _ = write!(elements, ", {}/25", address(number, 0));
+        let _ = write!(elements, ", {}", prefix(number));
     }
     format!(
         "add table inet guard\nflush table inet guard\ndelete table inet guard\ntable inet guard {{\n\
@@ -35,6 +35,11 @@ pub fn nft_rules(prefixes: u32) -> String {
          chain input {{\ntype filter hook input priority 0; policy accept\n\
          tcp dport 8000 ip saddr != @allowed drop\n}}\n}}\n"
     )
+}
+
+/// The prefix of this number.
+pub fn prefix(number: u32) -> String {
+    format!("{}/25", address(number, 0))
 }
 
 /// An address within the prefix of this number.

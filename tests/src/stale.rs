@@ -1,4 +1,5 @@
-//! What tests that died have left: namespaces, pins and directories carry the process id of their owner in their names.
+//! What tests that died have left: namespaces, pins and directories carry the process id of their owner in their names. (So do tracers, which
+//! the next one removes: [`crate::tracer`].)
 
 use std::fs;
 use std::path::Path;
@@ -21,7 +22,9 @@ pub fn remove() {
         let _ = Command::new("ip").args(["netns", "delete", &name]).output();
     }
     for name in abandoned(Path::new(BPFFS)) {
-        let _ = Pins::new(Path::new(BPFFS).join(name)).remove_all();
+        let path = Path::new(BPFFS).join(name);
+        let _ = Pins::new(path.clone()).remove_all();
+        let _ = fs::remove_dir_all(path);
     }
     let temporary = std::env::temp_dir();
     for name in abandoned(&temporary) {

@@ -13,7 +13,8 @@ pub struct State {
     pub epoch: u64,
     /// How many blocks have the scope `host`.
     pub host_blocks: u64,
-    /// Counts the changes of rules and blocks: what was remembered under another number is no longer true.
+    /// Counts the changes of rules and new blocks: what was remembered under another number is no longer true. (Of one who is blocked it is
+    /// asked each time whether that holds, so the end of a block is no change.)
     pub changes: u64,
 }
 
@@ -113,12 +114,16 @@ impl Admitted {
         if differs == 0 { Standing::of_word(self.standing) } else { Standing::UNKNOWN }
     }
 
-    /// Whether one who is blocked may be remembered here: not in the place of somebody who is let in, or a flood of them would drive all
+    /// Remembers another one here. One who is blocked does not take the place of somebody who is let in, or a flood of them would drive all
     /// of those out.
     #[inline(always)]
-    pub const fn gives_way(&self, changes: u64) -> bool {
-        let standing = Standing::of_word(self.standing);
-        self.changes != changes || standing.is_blocked() || standing.word() == Standing::UNKNOWN.word()
+    pub const fn remember(&mut self, other: Self) {
+        let (own, new) = (Standing::of_word(self.standing), Standing::of_word(other.standing));
+        let is_let_in =
+            self.changes == other.changes && own.word() != Standing::UNKNOWN.word() && !own.is_blocked();
+        if !(new.is_blocked() && is_let_in) {
+            *self = other;
+        }
     }
 }
 
@@ -243,7 +248,6 @@ mod tests {
             assert_eq!((standing.rule(), standing.is_blocked()), (Some(rule), is_blocked));
             let admitted = Admitted::new(address, Slot::A, service, standing, changes);
             assert_eq!(admitted.standing(address, Slot::A, service, changes), standing);
-            assert_eq!((admitted.gives_way(changes), admitted.gives_way(6)), (is_blocked, true));
         }
         let admitted = Admitted::new(address, Slot::A, service, Standing::new(rule, false), changes);
         for (address, slot, service, changes) in [
@@ -257,7 +261,29 @@ mod tests {
         }
         let empty = Admitted::default();
         assert_eq!(empty.standing(Address::default(), Slot::A, ServiceId::NONE, 0), Standing::UNKNOWN);
-        assert!(empty.gives_way(0) && Standing::UNKNOWN.rule().is_none());
+        assert!(Standing::UNKNOWN.rule().is_none());
+    }
+
+    #[test]
+    fn who_is_blocked_takes_nobodys_place_who_is_let_in() {
+        let rule = Rule::new(Class::Allow, LimitsId::new(3));
+        let of = |host, is_blocked, changes| {
+            let address = Address::v4([10, 0, 0, host]);
+            Admitted::new(address, Slot::A, ServiceId::new(7), Standing::new(rule, is_blocked), changes)
+        };
+        let (let_in, blocked, before) = (of(1, false, 5), of(2, true, 5), of(1, false, 4));
+        for (place, comes, stays) in [
+            (Admitted::default(), blocked, blocked),
+            (before, blocked, blocked),
+            (blocked, of(3, true, 5), of(3, true, 5)),
+            (blocked, let_in, let_in),
+            (let_in, of(3, false, 5), of(3, false, 5)),
+            (let_in, blocked, let_in),
+        ] {
+            let mut found = place;
+            found.remember(comes);
+            assert_eq!(found, stays, "{comes:?} where {place:?} is");
+        }
     }
 
     #[test]

@@ -1,25 +1,24 @@
 //! How long it takes until an order is obeyed: one block, many, and another policy, against ufw, nftables and ipset. And what the agent
 //! takes up.
 //!
-//! All of it is the whole command, from its start to its end, as a script would wait for it. Each tool has a host of its own and is started
-//! in the same manner; what that takes is a row of its own.
+//! All of it is the whole command, from its start to its end, as a script would wait for it. Each tool has a host of its own, and all but ufw,
+//! which needs more, are started in the same manner; what either start takes is a row of its own.
 
 use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
-use std::io::Write as _;
 use std::net::IpAddr;
-use std::process::{Command, Stdio};
+use std::process::Command;
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow, ensure};
+use anyhow::{Context, Result, anyhow};
 use ipnet::IpNet;
 
 use super::spread::Spread;
 use crate::guard::Guard;
 use crate::large;
-use crate::net::{Host, Network};
+use crate::net::{Host, Network, feed};
 use ufw::Ufw;
 
 mod ufw;
@@ -67,8 +66,8 @@ pub fn measure(rounds: u32) -> Result<Vec<Order>> {
     };
     let guard = Guard::start(&hosts.guard, &policy(1))?;
     let ufw = Ufw::enable(&hosts.ufw)?;
-    run(hosts.nft.command("nft").args(["-f", "-"]), NFT)?;
-    run(hosts.ipset.command("ipset").arg("restore"), IPSET)?;
+    feed(hosts.nft.command("nft").args(["-f", "-"]), NFT)?;
+    feed(hosts.ipset.command("ipset").arg("restore"), IPSET)?;
     let mut orders = Orders::default();
     one_block(&hosts, &guard, &ufw, rounds, &mut orders)?;
     for count in [10_000, 1_000_000] {
@@ -98,7 +97,7 @@ pub fn memory() -> Result<Vec<Agent>> {
     let mut rows = Vec::new();
     for blocks in [0, 10_000, 1_000_000] {
         if blocks > 0 {
-            run(&mut guard.command(&["block", "-"])?, &addresses(blocks))?;
+            feed(&mut guard.command(&["block", "-"])?, &addresses(blocks))?;
         }
         let (mut anonymous, mut resident) = (u64::MAX, u64::MAX);
         for _ in 0..LOOKS {
@@ -138,7 +137,7 @@ impl Orders {
     /// Gives the order and keeps how long it took.
     fn give(&mut self, order: &str, of: &'static str, command: &mut Command, input: &str) -> Result<()> {
         let begun = Instant::now();
-        run(command, input)?;
+        feed(command, input)?;
         self.keep(order, of, begun.elapsed());
         Ok(())
     }
@@ -173,6 +172,9 @@ impl Orders {
 /// Between two looks at the kernel's table.
 const LOOK: Duration = Duration::from_millis(1);
 
+/// The numbers of addresses that are in no list.
+const MORE_THAN_ANY_LIST: u32 = 2_000_000;
+
 fn one_block(
     hosts: &Hosts,
     guard: &Guard<'_>,
@@ -182,7 +184,7 @@ fn one_block(
 ) -> Result<()> {
     const ORDER: &str = "one block";
     for round in 0..rounds {
-        let address = format!("203.0.113.{}", round % 250);
+        let address = large::blocked(MORE_THAN_ANY_LIST + round);
         orders.give(ORDER, "true (what a start takes)", &mut hosts.guard.command("true"), "")?;
         orders.give(ORDER, "guard block", &mut guard.command(&["block", &address])?, "")?;
         let element = format!("add element inet t blocked {{ {address} }}");
@@ -193,6 +195,7 @@ fn one_block(
             hosts.ipset.command("ipset").args(["add", "blocked", &address]),
             "",
         )?;
+        orders.give(ORDER, "true (as ufw is started)", &mut ufw.start("true", &[]), "")?;
         orders.give(ORDER, "ufw deny from", &mut ufw.command(&["deny", "from", &address]), "")?;
     }
     Ok(())
@@ -211,11 +214,11 @@ fn many_blocks(hosts: &Hosts, guard: &Guard<'_>, count: u32, rounds: u32, orders
     for _ in 0..rounds_of(count, rounds) {
         let live = orders.give_until_live(&order, guard, &list)?;
         orders.keep(&order, "guard block -, until live", live);
-        run(&mut guard.command(&["unblock", "-"])?, &list)?;
+        feed(&mut guard.command(&["unblock", "-"])?, &list)?;
         orders.give(&order, "nft -f -", hosts.nft.command("nft").args(["-f", "-"]), &elements)?;
-        run(hosts.nft.command("nft").args(["flush", "set", "inet", "t", "blocked"]), "")?;
+        feed(hosts.nft.command("nft").args(["flush", "set", "inet", "t", "blocked"]), "")?;
         orders.give(&order, "ipset restore", hosts.ipset.command("ipset").arg("restore"), &members)?;
-        run(hosts.ipset.command("ipset").args(["flush", "blocked"]), "")?;
+        feed(hosts.ipset.command("ipset").args(["flush", "blocked"]), "")?;
     }
     Ok(())
 }
@@ -254,16 +257,4 @@ fn policy(prefixes: u32) -> String {
 /// A line for each.
 fn addresses(count: u32) -> String {
     (0..count).fold(String::new(), |text, number| text + &large::blocked(number) + "\n")
-}
-
-fn run(command: &mut Command, input: &str) -> Result<()> {
-    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {command:?}"))?;
-    child.stdin.take().context("no way in")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    // Tools quote what they do not understand, and that is long.
-    let said: String =
-        String::from_utf8_lossy(&[output.stdout, output.stderr].concat()).chars().take(500).collect();
-    ensure!(output.status.success(), "{command:?}: {said}");
-    Ok(())
 }

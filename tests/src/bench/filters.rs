@@ -1,20 +1,20 @@
 //! What people drop strangers with, each on a host of its own and with the same list of those whom it lets in.
 
 use std::fmt::Write as _;
-use std::io::Write as _;
-use std::net::Ipv4Addr;
+use std::fs;
 use std::os::fd::{AsFd, OwnedFd};
-use std::process::Stdio;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicU32, Ordering};
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 
 use super::cost::Size;
 use crate::bpf::random_sources::bare_drop;
 use crate::bpf::{self, Program};
 use crate::guard::Guard;
-use crate::large;
-use crate::net::Host;
+use crate::net::{Host, feed};
+use crate::{large, stale};
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Kind {
@@ -94,19 +94,35 @@ enum Held<'a> {
     Host,
 }
 
-/// xdp-filter, which lets nobody through but those in its list. It pins its maps, which outlive the host.
+/// xdp-filter, which lets nobody through but those in its list. It pins its maps, and all that it is loaded on share them: so it has a
+/// directory of its own, which it takes for the file system of BPF.
 pub(super) struct XdpFilter<'a> {
     host: &'a Host,
     interface: &'static str,
+    pins: PathBuf,
 }
 
 impl<'a> XdpFilter<'a> {
     /// # Errors
     /// When xdp-filter is missing or refuses.
     pub(super) fn load(host: &'a Host, interface: &'static str, features: &str) -> Result<Self> {
-        let load = format!("load {interface} --mode native --policy deny --features {features}");
-        run(host, "xdp-filter", &load, "")?;
-        Ok(Self { host, interface })
+        static NEXT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("{}{}-xdp-filter", stale::prefix(), NEXT.fetch_add(1, Ordering::Relaxed));
+        let filter = Self { host, interface, pins: Path::new(stale::BPFFS).join(name) };
+        fs::create_dir(&filter.pins).context("no directory for the pins of xdp-filter")?;
+        filter.run(&["load", interface, "--mode", "native", "--policy", "deny", "--features", features])?;
+        Ok(filter)
+    }
+
+    /// Puts an address into the list.
+    fn let_in(&self, address: &str) -> Result<()> {
+        self.run(&["ip", address, "--mode", "src"])
+    }
+
+    fn run(&self, arguments: &[&str]) -> Result<()> {
+        let script = format!("mount --bind \"$0\" {} && exec xdp-filter \"$@\"", stale::BPFFS);
+        let mut command = self.host.command("unshare");
+        feed(command.args(["--mount", "sh", "-c", &script]).arg(&self.pins).args(arguments), "")
     }
 
     /// What is attached: the dispatcher that calls it.
@@ -124,7 +140,8 @@ impl<'a> XdpFilter<'a> {
 impl Drop for XdpFilter<'_> {
     fn drop(&mut self) {
         // Nobody is left to be told.
-        let _ = run(self.host, "xdp-filter", &format!("unload {}", self.interface), "");
+        let _ = self.run(&["unload", self.interface]);
+        let _ = fs::remove_dir_all(&self.pins);
     }
 }
 
@@ -137,7 +154,7 @@ fn guard(host: &Host, size: Size) -> Result<Guard<'_>> {
 
 fn xdp_filter(host: &Host) -> Result<XdpFilter<'_>> {
     let loaded = XdpFilter::load(host, "up0", "ipv4,tcp")?;
-    run(host, "xdp-filter", &format!("ip {} --mode src", large::allowed(0)), "")?;
+    loaded.let_in(&large::allowed(0))?;
     Ok(loaded)
 }
 
@@ -162,18 +179,10 @@ fn iptables(host: &Host, chain: &str, size: Size) -> Result<()> {
 
 /// The prefixes of [`large::policy`], and the host itself: it speaks to itself, too.
 fn allowed(size: Size) -> Vec<String> {
-    let network = |number: u32| Ipv4Addr::from_bits((10 << 24) + (number << 8));
-    let clients = (0..size.prefixes).map(|number| format!("{}/25", network(number)));
+    let clients = (0..size.prefixes).map(large::prefix);
     clients.chain(["127.0.0.0/8".to_owned()]).collect()
 }
 
 fn run(host: &Host, program: &str, arguments: &str, input: &str) -> Result<()> {
-    let mut command = host.command(program);
-    command.args(arguments.split(' ')).stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
-    let mut child = command.spawn().with_context(|| format!("cannot run {program}"))?;
-    child.stdin.take().context("no way in")?.write_all(input.as_bytes())?;
-    let output = child.wait_with_output()?;
-    let said = [output.stdout, output.stderr].concat();
-    ensure!(output.status.success(), "{program} {arguments}: {}", String::from_utf8_lossy(&said));
-    Ok(())
+    feed(host.command(program).args(arguments.split(' ')), input)
 }

@@ -33,6 +33,7 @@ pub struct Row {
 }
 
 const LOADS: u32 = 5;
+const XDP_DROP: u32 = 1;
 const TAG: (u16, u16) = (0x8100, 7);
 
 /// A frame and what becomes of it.
@@ -60,17 +61,21 @@ pub fn measure(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Row
     stay_on_one_cpu()?;
     let network = Network::new()?;
     let host = network.host("filter", 1, &[])?;
-    let filter = XdpFilter::load(&host, "eth0", "ipv4,ipv6,tcp")?;
-    let filter = filter.program()?;
     let cases = cases();
     let mut measured = vec![[Vec::new(), Vec::new(), Vec::new()]; cases.len()];
     for _ in 0..LOADS {
+        let filter = XdpFilter::load(&host, "eth0", "ipv4,ipv6,tcp")?;
+        let filter = filter.program()?;
         let bare = bare_drop(true)?;
         let mut small = kernel(Size { blocks: 0, prefixes: 1 })?;
         let mut full = kernel(size)?;
         for case in &cases {
             case.check(&mut small)?;
             case.check(&mut full)?;
+            if case.reason == NotAllowed {
+                let verdict = bpf::run(filter.as_fd(), &case.frame)?;
+                ensure!(verdict == XDP_DROP, "xdp-filter answers {verdict} to {}", case.name);
+            }
         }
         let guards = [small.datapath.program()?.descriptor, full.datapath.program()?.descriptor];
         for _ in 0..rounds.div_ceil(LOADS) {

@@ -17,7 +17,7 @@
 //! | `strangers` | frames of strangers, and the wires for them |
 //! | [`table`] | tables: as text, as JSON and as a plot |
 //!
-//! All but goodput and scaling runs on one CPU, and all in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
+//! What is timed in nanoseconds runs on one CPU, and all of it in rounds that are interleaved: what disturbs one case disturbs its neighbours, too, so ratios hold where
 //! nanoseconds do not.
 
 pub mod control;

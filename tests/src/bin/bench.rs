@@ -1,8 +1,9 @@
 //! Measures what guard costs on this machine, prints it and writes it down. `cargo xtask bench` builds and runs it.
 
 use std::path::PathBuf;
+use std::thread;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::{Parser, ValueEnum};
 use guard_tests::bench::cost::{Effort, Size};
 use guard_tests::bench::machine;
@@ -66,18 +67,21 @@ fn main() -> Result<()> {
     let goodput = Goodput { rounds: (rounds * 2).div_ceil(5), seconds, percent: flood };
     let parts = if parts.is_empty() { Part::value_variants() } else { &parts };
     println!("{}\n", machine());
+    let measure = |part: Part| match part {
+        Part::Load => report::load(size),
+        Part::Packet => report::costs(size, effort),
+        Part::Frames => report::frames(size, effort),
+        Part::Preallocation => report::preallocation(size, effort),
+        Part::Memory => report::memory(size),
+        Part::Flood => report::flood(size, effort),
+        Part::Goodput => report::goodput(size, goodput),
+        Part::Scaling => report::scaling(effort),
+        Part::Control => report::control(rounds),
+    };
     for part in parts {
-        let tables = match part {
-            Part::Load => report::load(size)?,
-            Part::Packet => report::costs(size, effort)?,
-            Part::Frames => report::frames(size, effort)?,
-            Part::Preallocation => report::preallocation(size, effort)?,
-            Part::Memory => report::memory(size)?,
-            Part::Flood => report::flood(size, effort)?,
-            Part::Goodput => report::goodput(size, goodput)?,
-            Part::Scaling => report::scaling(effort)?,
-            Part::Control => report::control(rounds)?,
-        };
+        // On a thread of its own: some parts stay on one CPU.
+        let tables = thread::scope(|scope| scope.spawn(|| measure(*part)).join())
+            .map_err(|_| anyhow!("a measurement panicked"))??;
         let machine = machine();
         for table in tables {
             println!("{table}");

@@ -12,8 +12,10 @@ use anyhow::{Context, Result, ensure};
 use clap::Parser;
 use guard_tests::bench::cost::Size;
 use guard_tests::bench::frames;
-use guard_tests::bpf;
+use guard_tests::bpf::instruction::{R0, exit, set};
 use guard_tests::bpf::random_sources::bare_drop;
+use guard_tests::bpf::{self, Program};
+use guard_tests::frame::Frame;
 use serde::Deserialize;
 
 #[derive(Parser)]
@@ -40,11 +42,16 @@ fn main() -> Result<ExitCode> {
     let Budget { executed: budget } =
         toml::from_str(&text).with_context(|| format!("{} is not a budget", file.display()))?;
     let mut kernel = frames::kernel(Size { blocks: 0, prefixes: 1 })?;
-    let bare = bare_drop(kernel.datapath.program()?.multi_buffer)?;
+    let multi_buffer = kernel.datapath.program()?.multi_buffer;
+    let bare = bare_drop(multi_buffer)?;
+    calibrate(&bare, multi_buffer)?;
     let mut is_within = true;
     println!("  {:<32}  executed  budget", "");
     let cases = frames::cases();
     cases.iter().try_for_each(|case| case.check(&mut kernel))?;
+    let unknown = budget.keys().find(|name| cases.iter().all(|case| case.name != **name));
+    ensure!(unknown.is_none(), "there is no frame {unknown:?}");
+    println!("  Linux {}", std::fs::read_to_string("/proc/sys/kernel/osrelease")?.trim());
     for case in &cases {
         let count = |program| least(program, &case.frame);
         let (below, of_frame) = (count(bare.as_fd())?, count(kernel.datapath.program()?.descriptor)?);
@@ -61,6 +68,21 @@ fn main() -> Result<ExitCode> {
         return Ok(ExitCode::FAILURE);
     }
     Ok(ExitCode::SUCCESS)
+}
+
+/// Whether the clock counts instructions: of a program that does so many more, exactly so many more.
+fn calibrate(bare: &Program, multi_buffer: bool) -> Result<()> {
+    const MORE: u32 = 1000;
+    let mut longer = vec![set(R0, 1); MORE as usize];
+    longer.extend([set(R0, 1), exit()]);
+    let longer = Program::load(&longer, multi_buffer)?;
+    let frame = Frame::segment("192.0.2.1", 9).build();
+    let more = least(longer.as_fd(), &frame)?.saturating_sub(least(bare.as_fd(), &frame)?);
+    ensure!(
+        more.abs_diff(MORE) <= 2,
+        "{MORE} instructions take {more} ns: this clock counts no instructions"
+    );
+    Ok(())
 }
 
 fn least(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32> {

@@ -165,11 +165,23 @@ impl AsFd for Program {
     }
 }
 
+/// Runs a program on a frame. Returns its answer.
+///
+/// # Errors
+/// When the kernel does not run it.
+pub fn run(program: BorrowedFd<'_>, frame: &[u8]) -> Result<u32> {
+    Ok(test_run(program, frame, 1)?.returned)
+}
+
 /// Runs a program on a frame many times over. Returns nanoseconds a run, by the kernel's clock.
 ///
 /// # Errors
 /// When the kernel does not run it.
 pub fn time(program: BorrowedFd<'_>, frame: &[u8], runs: u32) -> Result<u32> {
+    Ok(test_run(program, frame, runs)?.duration)
+}
+
+fn test_run(program: BorrowedFd<'_>, frame: &[u8], runs: u32) -> Result<TestRun> {
     let mut attributes = TestRun {
         program: program.as_raw_fd().cast_unsigned(),
         length: u32::try_from(frame.len())?,
@@ -178,7 +190,7 @@ pub fn time(program: BorrowedFd<'_>, frame: &[u8], runs: u32) -> Result<u32> {
         ..TestRun::default()
     };
     call(TEST_RUN, &mut attributes).context("the kernel does not run the program")?;
-    Ok(attributes.duration)
+    Ok(attributes)
 }
 
 /// Puts a program on an interface of this thread's namespace, in the driver, for as long as what is returned lives.

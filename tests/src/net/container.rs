@@ -1,13 +1,11 @@
 //! A container behind a host, as Docker and podman publish one: a bridge, and destination NAT of a port.
 
 use std::fs;
-use std::io::Write;
-use std::process::Stdio;
 
-use anyhow::{Context, Result, ensure};
+use anyhow::{Context, Result};
 
-use super::Host;
 use super::namespace::Namespace;
+use super::{Host, feed};
 
 /// The container's address; the bridge has the first one of the network.
 pub const CONTAINER: &str = "10.88.0.2";
@@ -44,11 +42,6 @@ impl Host {
     /// # Errors
     /// When it refuses them.
     pub fn nft(&self, rules: &str) -> Result<()> {
-        let mut nft = self.command("nft");
-        let mut nft = nft.args(["-f", "-"]).stdin(Stdio::piped()).stderr(Stdio::piped()).spawn()?;
-        nft.stdin.take().context("no way into nft")?.write_all(rules.as_bytes())?;
-        let output = nft.wait_with_output()?;
-        ensure!(output.status.success(), "nft: {}", String::from_utf8_lossy(&output.stderr));
-        Ok(())
+        feed(self.command("nft").args(["-f", "-"]), rules)
     }
 }

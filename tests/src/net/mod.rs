@@ -19,7 +19,7 @@ use anyhow::{Context, Result};
 
 pub use container::CONTAINER;
 pub use host::{Host, mac_of};
-pub use process::Running;
+pub use process::{Running, feed};
 
 use crate::stale;
 use namespace::Namespace;

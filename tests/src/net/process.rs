@@ -1,13 +1,37 @@
-//! A process that ends with its handle.
+//! Processes: one that ends with its handle, and one that is waited for.
 
-use std::process::{Child, Command, ExitStatus};
+use std::io::Write as _;
+use std::process::{Child, Command, ExitStatus, Stdio};
+use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use nix::sys::signal::{Signal, kill};
 use nix::unistd::Pid;
 
 use crate::wait::until;
+
+/// How much of what a command said is told of its failure: tools quote what they do not understand.
+const QUOTED: usize = 500;
+
+/// Runs a command to its end, with this on its standard input.
+///
+/// # Errors
+/// When it cannot be started, or fails; with what it said.
+pub fn feed(command: &mut Command, input: &str) -> Result<()> {
+    command.stdin(Stdio::piped()).stdout(Stdio::piped()).stderr(Stdio::piped());
+    let mut child = command.spawn().with_context(|| format!("cannot start {command:?}"))?;
+    let mut stdin = child.stdin.take().context("no way in")?;
+    let output = thread::scope(|scope| {
+        // One that ends early does not read all of it, and says why.
+        scope.spawn(move || stdin.write_all(input.as_bytes()));
+        child.wait_with_output()
+    })?;
+    let said = [output.stdout, output.stderr].concat();
+    let said: String = String::from_utf8_lossy(&said).chars().take(QUOTED).collect();
+    ensure!(output.status.success(), "{command:?}: {said}");
+    Ok(())
+}
 
 #[derive(Debug)]
 pub struct Running {

@@ -22,6 +22,7 @@ use crate::{packages, process, vm};
 
 Boots Debian's kernels under qemu, without KVM and without root. Packages of kernels are downloaded from the archive that this
 machine's apt is set up with, once, and are not installed. The console of each run is kept in target/vm/KERNEL.log.
+On 6.1 a second machine counts the instructions that frames take, against guard-ebpf/budget.toml (target/vm/6.1-instructions.log).
 
 Environment:
   GUARD_VM_MIRROR    the URI of a mirror of Debian, where apt here has none")]

@@ -138,8 +138,9 @@ fn turn(site: &Site<'_>, sender: &Sender, pace: Option<f64>, time: Duration) -> 
     let stop = AtomicBool::new(false);
     let (sent, served) = thread::scope(|scope| {
         let stop = &stop;
-        let flood =
-            pace.map(|pace| scope.spawn(move || sender.send(site.ends, pace, stop, AHEAD + time * 3)));
+        let flood = pace.map(|pace| {
+            scope.spawn(move || sender.send(site.ends, pace, stop, AHEAD + wrk::limit(time) * 2))
+        });
         thread::sleep(AHEAD);
         let served = clients::run(site.ends, sender.cpus(), time);
         stop.store(true, Ordering::Relaxed);

@@ -72,7 +72,7 @@ impl Sender {
         })
     }
 
-    /// Sends so many frames a second until it is to stop, or for so long.
+    /// Sends so many frames a second until it is to stop, or for so long: longer than the clients may take.
     pub(super) fn send(&self, ends: &Ends, pace: f64, stop: &AtomicBool, at_most: Duration) -> Result<Sent> {
         let generator = PacedGenerator::new(pace)?;
         ends.world.enter(|| {
