@@ -58,7 +58,7 @@ fn what_is_noted_of_drops_costs_them_next_to_nothing() -> Result<()> {
     const LOADS: usize = 15;
     const ROUNDS: usize = 7;
     const RUNS: u32 = 200_000;
-    /// Nanoseconds. What is measured is 2 to 3; the rest is for the noise of machines that others use.
+    /// Nanoseconds. What is measured is 1 to 2; the rest is for the noise of machines that others use.
     const MOST: f64 = 8.0;
     stay_on_one_cpu()?;
     let policy = kernel::plan("[[service]]\nname = \"a\"\nports = [8000]\nallow = [\"10.0.0.0/8\"]\n")?;

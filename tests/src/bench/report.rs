@@ -116,6 +116,42 @@ pub fn costs(size: Size, effort: Effort) -> Result<Vec<Table>> {
     Ok(vec![table])
 }
 
+/// The tables of [`sizes`]: prefixes and blocks grow by turns.
+const SIZES: [Size; 5] = [
+    Size { prefixes: 1_000, blocks: 1_000 },
+    Size { prefixes: 10_000, blocks: 1_000 },
+    Size { prefixes: 100_000, blocks: 1_000 },
+    Size { prefixes: 1_000, blocks: 100_000 },
+    Size { prefixes: 1_000, blocks: 1_000_000 },
+];
+/// Its packets, whether from the same source, and their columns. The clients are as many as there are prefixes, the blocked as there are blocks.
+const SIZED: [(&str, bool, &str); 6] = [
+    ("stranger, forged", true, "stranger, same"),
+    ("stranger, forged", false, "stranger, new"),
+    ("allowed", true, "allowed, same"),
+    ("allowed", false, "allowed, new"),
+    ("blocked", true, "blocked, same"),
+    ("blocked", false, "blocked, new"),
+];
+
+/// # Errors
+/// As [`cost::measure`].
+pub fn sizes(effort: Effort) -> Result<Vec<Table>> {
+    let columns = SIZED.map(|(.., column)| (column, 1));
+    let title = "a packet in a test run, in bare XDP_DROPs, as tables grow; of the same source, or of a new one each time";
+    let mut table = Table::new("sizes", title, &columns);
+    for size in SIZES {
+        let costs = cost::measure(size, effort)?;
+        let of = |packet, hot| {
+            let found = costs.iter().find(|cost| cost.packet == packet && cost.hot == hot);
+            Cell::from(found.map(|cost| cost.full.ratio))
+        };
+        let name = format!("{} prefixes, {} blocks", size.prefixes, size.blocks);
+        table.row(name, SIZED.map(|(packet, hot, _)| of(packet, hot)));
+    }
+    Ok(vec![table])
+}
+
 /// # Errors
 /// As [`frames::measure`].
 pub fn frames(size: Size, effort: Effort) -> Result<Vec<Table>> {
@@ -159,7 +195,7 @@ pub fn preallocation(size: Size, effort: Effort) -> Result<Vec<Table>> {
 const SHOWN: u64 = 64 << 10;
 
 /// # Errors
-/// As the functions of [`memory`].
+/// As the functions of [`mod@super::memory`].
 pub fn memory(size: Size) -> Result<Vec<Table>> {
     let million = Capacities { sources: 1_000_000, ..Capacities::default() };
     let mut tables = Vec::new();
@@ -186,7 +222,7 @@ pub fn memory(size: Size) -> Result<Vec<Table>> {
 }
 
 /// # Errors
-/// As the functions of [`scaling`].
+/// As the functions of [`mod@super::scaling`].
 pub fn scaling(effort: Effort) -> Result<Vec<Table>> {
     let columns = [("one CPU, M/s", 2), ("two CPUs, M/s", 2), ("times", 2)];
     let mut table = Table::new("scaling", "packets in test runs, millions a second", &columns);
@@ -204,7 +240,7 @@ pub fn scaling(effort: Effort) -> Result<Vec<Table>> {
 const FEW: u32 = 10;
 
 /// # Errors
-/// As the functions of [`control`].
+/// As the functions of [`mod@super::control`].
 pub fn control(rounds: u32) -> Result<Vec<Table>> {
     let mut tables: Vec<Table> = Vec::new();
     for control::Order { order, of, took } in control::measure(rounds)? {

@@ -44,6 +44,8 @@ enum Part {
     Load,
     /// Nanoseconds a packet
     Packet,
+    /// The same as tables grow
+    Sizes,
     /// Nanoseconds over a bare drop for each kind of frame, against xdp-filter
     Frames,
     /// A table of blocks that is allocated at once against one that grows
@@ -70,6 +72,7 @@ fn main() -> Result<()> {
     let measure = |part: Part| match part {
         Part::Load => report::load(size),
         Part::Packet => report::costs(size, effort),
+        Part::Sizes => report::sizes(effort),
         Part::Frames => report::frames(size, effort),
         Part::Preallocation => report::preallocation(size, effort),
         Part::Memory => report::memory(size),
