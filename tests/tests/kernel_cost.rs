@@ -50,13 +50,20 @@ fn full_tables_cost_a_packet_that_needs_none_of_them_next_to_nothing() -> Result
     Ok(())
 }
 
+/// What disturbs only makes it slower; and the kernel tells whole nanoseconds, so one of them is too coarse.
+fn mean_of_fastest(mut times: Vec<f64>) -> f64 {
+    times.sort_by(f64::total_cmp);
+    times.truncate(times.len().div_ceil(2));
+    times.iter().sum::<f64>() / times.len().max(1) as f64
+}
+
 /// Samples, evidence, captures and the traffic of sources cost a drop next to nothing: most are not looked into.
 ///
 /// Where the maps come to lie makes a difference of some nanoseconds, either way; so both programs are loaded several times.
 #[test]
 fn what_is_noted_of_drops_costs_them_next_to_nothing() -> Result<()> {
     const LOADS: usize = 15;
-    const ROUNDS: usize = 7;
+    const ROUNDS: usize = 9;
     const RUNS: u32 = 200_000;
     /// Nanoseconds. What is measured is 1 to 2; the rest is for the noise of machines that others use.
     const MOST: f64 = 8.0;
@@ -80,12 +87,12 @@ fn what_is_noted_of_drops_costs_them_next_to_nothing() -> Result<()> {
             noted.push(time(&with)?);
             bare.push(time(&without)?);
         }
-        let (noted, bare) = (Spread::of(noted).median, Spread::of(bare).median);
+        let (noted, bare) = (mean_of_fastest(noted), mean_of_fastest(bare));
         differences.push(noted - bare);
         silent.push(bare);
     }
     let (difference, silent) = (Spread::of(differences), Spread::of(silent));
-    println!("a drop: {silent:.0} ns, and {difference:.0} ns for what is noted of it");
+    println!("a drop: {silent:.1} ns, and {difference:.1} ns for what is noted of it");
     ensure!(difference.median <= MOST, "{difference:.0} ns over {silent:.0}");
     Ok(())
 }

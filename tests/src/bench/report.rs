@@ -140,6 +140,7 @@ pub fn sizes(effort: Effort) -> Result<Vec<Table>> {
     let columns = SIZED.map(|(.., column)| (column, 1));
     let title = "a packet in a test run, in bare XDP_DROPs, as tables grow; of the same source, or of a new one each time";
     let mut table = Table::new("sizes", title, &columns);
+    table.plotted = 3;
     for size in SIZES {
         let costs = cost::measure(size, effort)?;
         let of = |packet, hot| {
