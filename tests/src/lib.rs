@@ -4,6 +4,7 @@
 //! | --- | --- |
 //! | [`mod@bench`] | what guard costs, measured |
 //! | [`bpf`] | bare maps and programs of a few instructions |
+//! | [`cpu`] | CPUs, and threads that stay on one |
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
@@ -27,6 +28,7 @@
 
 pub mod bench;
 pub mod bpf;
+pub mod cpu;
 pub mod cpu_time;
 pub mod dashboard;
 pub mod demo;

@@ -4,14 +4,14 @@ use std::os::fd::{AsRawFd, OwnedFd};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
-use nix::sched::{CpuSet, sched_getcpu, sched_setaffinity};
+use nix::sched::sched_getcpu;
 use nix::sys::socket::{
     AddressFamily, LinkAddr, MsgFlags, SockFlag, SockType, SockaddrLike, SockaddrStorage, bind, send, socket,
 };
-use nix::unistd::Pid;
 
+use crate::cpu;
 use crate::net::Host;
 
 /// A packet socket on the interface of a host.
@@ -103,7 +103,7 @@ fn send_paced(
     time: Duration,
 ) -> Result<u64> {
     const REST: Duration = Duration::from_micros(500);
-    stay_on(cpu)?;
+    cpu::stay_on(cpu)?;
     go_first();
     let mut sent = 0;
     loop {
@@ -126,17 +126,7 @@ fn send_paced(
 /// # Errors
 /// Those of `work`.
 pub fn on_one_cpu<T: Send>(work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let there = || {
-        stay_on(sched_getcpu().context("cannot tell the CPU")?)?;
-        work()
-    };
-    thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work on one CPU panicked"))?
-}
-
-fn stay_on(cpu: usize) -> Result<()> {
-    let mut here = CpuSet::new();
-    here.set(cpu).context("no such CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
+    cpu::on(sched_getcpu().context("cannot tell the CPU")?, work)
 }
 
 /// Puts this thread before others of a busy machine, if that is allowed: a flood with pauses shows little of a limit.

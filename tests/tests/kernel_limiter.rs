@@ -6,10 +6,9 @@ use anyhow::{Context, Result};
 use guard_common::Address;
 use guard_common::Reason::{self, Allowed, ByteRate, ConnectionRate, MaxConnections, PacketRate};
 use guard_common::abi::SourceKey;
+use guard_tests::cpu;
 use guard_tests::frame::{ACK, Frame, SYN, Transport};
 use guard_tests::kernel::{self, Kernel, NOW};
-use nix::sched::{CpuSet, sched_setaffinity};
-use nix::unistd::Pid;
 
 const BURST: u64 = 100_000;
 const RUNS: u32 = 200_000;
@@ -18,9 +17,7 @@ const RUNS: u32 = 200_000;
 fn run_on_all_cpus(kernel: &Kernel, frame: &[u8]) -> Result<u64> {
     let cpus = thread::available_parallelism()?.get();
     let run = |cpu| {
-        let mut here = CpuSet::new();
-        here.set(cpu)?;
-        sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")?;
+        cpu::stay_on(cpu)?;
         kernel.datapath.time_frame(frame, RUNS)?;
         anyhow::Ok(())
     };

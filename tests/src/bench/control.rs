@@ -4,7 +4,6 @@
 //! All of it is the whole command, from its start to its end, as a script would wait for it. Each tool has a host of its own, and all but ufw,
 //! which needs more, are started in the same manner; what either start takes is a row of its own.
 
-use std::collections::BTreeMap;
 use std::fmt::Write as _;
 use std::fs;
 use std::net::IpAddr;
@@ -76,11 +75,7 @@ pub fn measure(rounds: u32) -> Result<Vec<Order>> {
     for count in [10_000, LARGE] {
         another_policy(&hosts, &guard, count, rounds, &mut orders)?;
     }
-    Ok(orders
-        .0
-        .into_iter()
-        .map(|((_, order, of), took)| Order { order, of, took: Spread::of(took) })
-        .collect())
+    Ok(orders.0.into_iter().map(|(order, of, took)| Order { order, of, took: Spread::of(took) }).collect())
 }
 
 /// What is free is given back now and then: so many looks, a second apart.
@@ -129,9 +124,9 @@ struct Hosts {
     ufw: Host,
 }
 
-/// Milliseconds by number, order and tool.
+/// Milliseconds by order and tool, as they were first given.
 #[derive(Default)]
-struct Orders(BTreeMap<(usize, String, &'static str), Vec<f64>>);
+struct Orders(Vec<(String, &'static str, Vec<f64>)>);
 
 impl Orders {
     /// Gives the order and keeps how long it took.
@@ -162,10 +157,10 @@ impl Orders {
 
     fn keep(&mut self, order: &str, of: &'static str, took: Duration) {
         let took = took.as_secs_f64() * 1e3;
-        let known =
-            self.0.keys().find(|(_, known, tool)| known == order && *tool == of).map(|(number, ..)| *number);
-        let number = known.unwrap_or(self.0.len());
-        self.0.entry((number, order.into(), of)).or_default().push(took);
+        match self.0.iter_mut().find(|(known, tool, _)| known == order && *tool == of) {
+            Some((.., times)) => times.push(took),
+            None => self.0.push((order.into(), of, vec![took])),
+        }
     }
 }
 

@@ -36,29 +36,17 @@ mod strangers;
 pub mod table;
 
 use std::fs;
-use std::thread;
 
-use anyhow::{Context, Result, anyhow, ensure};
-use nix::sched::{CpuSet, sched_getaffinity, sched_setaffinity};
-use nix::unistd::Pid;
+use anyhow::{Context, Result};
 
-use crate::net::Host;
-
-/// The CPUs that this thread may use.
-///
-/// # Errors
-/// When the kernel does not say.
-pub fn cpus() -> Result<Vec<usize>> {
-    let all = sched_getaffinity(Pid::from_raw(0)).context("cannot count the CPUs")?;
-    Ok((0..CpuSet::count()).filter(|cpu| all.is_set(*cpu).unwrap_or(false)).collect())
-}
+use crate::cpu;
 
 /// Keeps this thread on the last of its CPUs: interrupts prefer the first.
 ///
 /// # Errors
 /// When the kernel refuses.
 pub fn stay_on_one_cpu() -> Result<()> {
-    stay_on(*cpus()?.last().context("there is no CPU")?)
+    cpu::stay_on(*cpu::all()?.last().context("there is no CPU")?)
 }
 
 /// Those of a host that is flooded, and of everything around it.
@@ -70,33 +58,10 @@ struct Cpus {
 
 impl Cpus {
     fn find() -> Result<Self> {
-        let all = cpus()?;
+        let all = cpu::all()?;
         let [.., world, host] = all[..] else { anyhow::bail!("this needs two CPUs") };
         Ok(Self { world, host })
     }
-}
-
-/// Keeps this thread, and what it starts, on a CPU.
-fn stay_on(cpu: usize) -> Result<()> {
-    let mut here = CpuSet::new();
-    here.set(cpu).context("no such CPU")?;
-    sched_setaffinity(Pid::from_raw(0), &here).context("cannot stay on one CPU")
-}
-
-/// Does the work on a CPU; processes that it starts stay there.
-fn on_cpu<T: Send>(cpu: usize, work: impl FnOnce() -> Result<T> + Send) -> Result<T> {
-    let there = move || {
-        stay_on(cpu)?;
-        work()
-    };
-    thread::scope(|scope| scope.spawn(there).join()).map_err(|_| anyhow!("the work panicked"))?
-}
-
-/// Runs a command to its end.
-fn run(host: &Host, program: &str, arguments: &[&str]) -> Result<()> {
-    let (ok, said) = host.output(program, arguments)?;
-    ensure!(ok, "{program}: {said}");
-    Ok(())
 }
 
 /// The machine, and whether somebody else uses it at this moment.

@@ -18,9 +18,9 @@ use nix::net::if_::if_nametoindex;
 
 use super::cost::Effort;
 use super::spread::Spread;
-use super::{cpus, stay_on};
 use crate::bpf::random_sources::{RandomSources, Range, bare_drop};
 use crate::bpf::{self, Program};
+use crate::cpu;
 use crate::frame::Frame;
 use crate::kernel::{self, Kernel};
 use crate::net::{Host, Network};
@@ -147,7 +147,7 @@ fn rate(program: BorrowedFd<'_>, frame: &[u8], packets: u32, cpus: &[usize]) -> 
 fn side_by_side(cpus: &[usize], work: impl Fn() -> Result<()> + Sync) -> Result<Duration> {
     let start = Barrier::new(cpus.len());
     let on = |cpu| {
-        let stays = stay_on(cpu);
+        let stays = cpu::stay_on(cpu);
         // All of them come here, or the others would wait for ever.
         start.wait();
         stays?;
@@ -168,7 +168,7 @@ fn side_by_side(cpus: &[usize], work: impl Fn() -> Result<()> + Sync) -> Result<
 }
 
 fn two() -> Result<[usize; 2]> {
-    let cpus = cpus()?;
+    let cpus = cpu::all()?;
     let two = cpus.last_chunk().copied();
     two.context("to compare one CPU with two, there must be two")
 }

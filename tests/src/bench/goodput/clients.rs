@@ -7,10 +7,11 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Result, anyhow};
 
+use super::super::Cpus;
 use super::super::strangers::ADDRESS;
-use super::super::{Cpus, on_cpu, stay_on};
 use super::site::Ends;
 use super::wrk::{self, Answers};
+use crate::cpu;
 
 const STREAMS: usize = 4;
 /// Milliseconds from one token to the next.
@@ -29,12 +30,12 @@ pub(super) fn run(ends: &Ends, cpus: Cpus, time: Duration) -> Result<Served> {
     thread::scope(|scope| {
         let listen = || {
             ends.world.enter(|| {
-                stay_on(cpus.world)?;
+                cpu::stay_on(cpus.world)?;
                 Ok(silence(end))
             })
         };
         let streams: Vec<_> = (0..STREAMS).map(|_| scope.spawn(listen)).collect();
-        let answers = on_cpu(cpus.world, || wrk::run(&ends.world, time));
+        let answers = cpu::on(cpus.world, || wrk::run(&ends.world, time));
         let mut stall = Duration::ZERO;
         for stream in streams {
             stall = stall.max(stream.join().map_err(|_| anyhow!("a listener panicked"))??);

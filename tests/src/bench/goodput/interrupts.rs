@@ -8,8 +8,7 @@ use std::time::Duration;
 
 use anyhow::Result;
 
-use super::super::run;
-use crate::net::Host;
+use crate::net::{Host, feed};
 
 const DELAY: Duration = Duration::from_micros(50);
 /// Polls in a row that may find nothing: some seconds.
@@ -48,5 +47,5 @@ pub(super) fn steer(host: &Host, interface: &str, cpu: usize) -> Result<()> {
 /// Runs a script among the files of an interface, which only a /sys of its own namespace has.
 fn write(host: &Host, script: &str, interface: &str) -> Result<()> {
     let script = format!("set -e; mount -t sysfs sysfs /sys; cd /sys/class/net/{interface}; {script}");
-    run(host, "unshare", &["--mount", "sh", "-c", &script])
+    feed(host.command("unshare").args(["--mount", "sh", "-c", &script]), "")
 }

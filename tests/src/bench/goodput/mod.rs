@@ -30,11 +30,12 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
 
+use super::Cpus;
 use super::cost::Size;
 use super::filters::Kind;
 use super::spread::Spread;
 use super::strangers::received;
-use super::{Cpus, on_cpu};
+use crate::cpu;
 use crate::net::Network;
 use clients::Served;
 use sender::{Sender, Sent};
@@ -98,7 +99,7 @@ pub fn measure(size: Size, effort: Effort, streaming_server: &Path) -> Result<Go
     let ends: Vec<site::Ends> = ends.collect::<Result<_>>()?;
     let sites = FILTERS.iter().zip(&ends);
     // What a host does, its CPU does.
-    let sites = on_cpu(cpus.host, || {
+    let sites = cpu::on(cpus.host, || {
         sites.map(|(kind, ends)| Site::new(*kind, ends, size, streaming_server)).collect::<Result<Vec<_>>>()
     })?;
     let sender = Sender::new(cpus)?;

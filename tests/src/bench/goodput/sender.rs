@@ -6,12 +6,13 @@ use std::time::{Duration, Instant};
 use anyhow::{Context, Result};
 use nix::net::if_::if_nametoindex;
 
+use super::super::Cpus;
 use super::super::strangers::frames;
-use super::super::{Cpus, stay_on};
 use super::interrupts::Deferred;
 use super::site::{Ends, WIRE};
 use crate::bpf::generator::Generator;
 use crate::bpf::paced::PacedGenerator;
+use crate::cpu;
 
 /// How often it is tried how fast the sender is, and with how many frames.
 const TRIALS: u32 = 3;
@@ -45,7 +46,7 @@ impl Sender {
         let deferred = Deferred::begin(&ends.host)?;
         // Received where it is sent; the timer begins there.
         ends.world.enter(|| {
-            stay_on(self.cpus.host)?;
+            cpu::stay_on(self.cpus.host)?;
             self.generator.send(&self.frames[0], if_nametoindex(WIRE)?, 1)
         })?;
         Ok(deferred)
@@ -65,7 +66,7 @@ impl Sender {
 
     fn trial(&self, ends: &Ends) -> Result<f64> {
         ends.world.enter(|| {
-            stay_on(self.cpus.world)?;
+            cpu::stay_on(self.cpus.world)?;
             let begun = Instant::now();
             self.generator.send(&self.frames[0], if_nametoindex(WIRE)?, TRIAL)?;
             Ok(f64::from(TRIAL) / begun.elapsed().as_secs_f64())
@@ -76,7 +77,7 @@ impl Sender {
     pub(super) fn send(&self, ends: &Ends, pace: f64, stop: &AtomicBool, at_most: Duration) -> Result<Sent> {
         let generator = PacedGenerator::new(pace)?;
         ends.world.enter(|| {
-            stay_on(self.cpus.world)?;
+            cpu::stay_on(self.cpus.world)?;
             let interface = if_nametoindex(WIRE).context("no such wire")?;
             let begun = Instant::now();
             for frame in self.frames.iter().cycle() {

@@ -4,14 +4,14 @@ use std::path::Path;
 
 use anyhow::Result;
 
+use super::super::Cpus;
 use super::super::cost::Size;
 use super::super::filters::{Filter, Kind};
 use super::super::strangers::{ADDRESS, MAC, text, wire};
-use super::super::{Cpus, run};
 use super::interrupts;
 use super::servers::Servers;
 use crate::large;
-use crate::net::{Host, Network};
+use crate::net::{Host, Network, feed};
 
 /// Both ends of a wire.
 pub(super) struct Ends {
@@ -47,7 +47,7 @@ impl Ends {
             host.ip(command)?;
         }
         // Otherwise packets of sockets would go past the ring of the interface, which is polled.
-        run(&world, "ethtool", &["-K", WIRE, "tso", "off"])?;
+        feed(world.command("ethtool").args(["-K", WIRE, "tso", "off"]), "")?;
         interrupts::steer(&world, WIRE, cpus.world)?;
         Ok(Self { world, host })
     }
