@@ -232,12 +232,16 @@ impl<'a> Guard<'a> {
         self.directory.path().join("state")
     }
 
-    /// Cuts the program off its interfaces, as anybody with the rights can.
+    /// Cuts the program off its interfaces, as anybody with the rights can: what `bpftool link detach` does.
     ///
     /// # Errors
-    /// When the pins cannot be listed or a link cannot be cut.
+    /// When the pins cannot be listed, no link is pinned or one cannot be cut.
     pub fn cut_links(&self) -> Result<()> {
-        Ok(Pins::new(self.pins()).cut_links()?)
+        let pins = Pins::new(self.pins());
+        // The kernel shows a program before the agent has pinned its link.
+        let pinned = || pins.pinned_links().is_ok_and(|links| !links.is_empty());
+        ensure!(wait::within(PATIENCE, pinned), "no link is pinned: {}", self.log());
+        Ok(pins.cut_links()?)
     }
 
     /// A client of the control socket.

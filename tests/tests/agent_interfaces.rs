@@ -112,7 +112,6 @@ fn a_program_that_somebody_takes_off_comes_back() -> Result<()> {
     let host = &scene.server;
     let guard = Guard::start(host, &policy("\"eth0\""))?;
     for round in 0..3 {
-        // What `bpftool link detach` does.
         guard.cut_links()?;
         ensure!(wait::within(AT_ONCE, || is_attached(host, "eth0")), "round {round}: {}", guard.log());
     }
