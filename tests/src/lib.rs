@@ -11,6 +11,7 @@
 //! | [`dashboard`] | what a dashboard asks of Prometheus |
 //! | [`demo`] | guard at work, for people to see |
 //! | [`guard`] | an agent on a host of a test network |
+//! | [`hidden`] | what the kernel shows to no tracing program |
 //! | [`kernel`] | the program in the kernel, one frame at a time |
 //! | [`large`] | policies and blocks of the size that guard is made for |
 //! | [`listener`] | what arrives, counted |
@@ -34,6 +35,7 @@ pub mod dashboard;
 pub mod demo;
 pub mod fence;
 pub mod guard;
+pub mod hidden;
 pub mod kernel;
 pub mod large;
 pub mod listener;

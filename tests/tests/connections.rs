@@ -12,6 +12,7 @@ use anyhow::{Context, Result, anyhow, ensure};
 use guard_common::Reason;
 use guard_tests::frame::{Frame, SYN, Transport};
 use guard_tests::guard::Guard;
+use guard_tests::hidden::unless_hidden;
 use guard_tests::net::{CONTAINER, Host};
 use guard_tests::raw::Wire;
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene, to_server};
@@ -177,6 +178,11 @@ fn a_container_that_is_reached_by_routing_is_guarded_too() -> Result<()> {
 /// Handshakes that run side by side are all let through, since none of them counts yet. What they open past the limit is closed.
 #[test]
 fn handshakes_at_the_same_time_get_no_more_than_the_limit() -> Result<()> {
+    // It is timers that send the packets of a slow uplink, whatever task is the current one then.
+    unless_hidden(8000, handshakes_at_the_same_time)
+}
+
+fn handshakes_at_the_same_time() -> Result<()> {
     const AT_ONCE: usize = 40;
     let scene = Scene::new()?;
     let server = StreamingServer::start(&scene.server, STREAMING, 8000)?;

@@ -7,9 +7,9 @@ use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guard_tests::guard::Guard;
+use guard_tests::hidden::Hidden;
 use guard_tests::net::Host;
 use guard_tests::scene::{ALLOW, SERVER, Scene};
-use guard_tests::tracer::Tracer;
 use guard_tests::wait;
 use tokio::io::AsyncReadExt;
 use tokio::io::AsyncWriteExt;
@@ -130,18 +130,6 @@ fn drift(guard: &Guard<'_>) -> Result<u64> {
     value.context("no metric of the drift")?.parse().context("the drift is no number")
 }
 
-/// Changes of state that count, while a thread of the first process is the current task, as it is for an interrupt that handles packets of
-/// others. Kernels of sandboxes hide their supervisor from all tracing programs, and these changes with it.
-fn hidden() -> Result<Tracer> {
-    let threads = std::fs::read_dir("/proc/1/task")?.map(|thread| {
-        let thread = thread?.file_name();
-        Ok(format!("common_pid == {}", thread.to_string_lossy()))
-    });
-    let threads = threads.collect::<Result<Vec<_>>>()?.join(" || ");
-    let filter = format!("sport == {PORT} && (newstate == 7 || oldstate == 3) && ({threads})");
-    Tracer::start("sock/inet_sock_set_state", &filter)
-}
-
 #[test]
 fn counts_are_exact_after_a_hundred_thousand_connections() -> Result<()> {
     let scene = Scene::new()?;
@@ -156,7 +144,7 @@ fn counts_are_exact_after_a_hundred_thousand_connections() -> Result<()> {
         scene.stranger.ip(&format!("address add {address}/64 dev eth0 nodad"))?;
     }
     let guard = Guard::start(&scene.server, &policy())?;
-    let hidden = hidden()?;
+    let hidden = Hidden::watch(PORT)?;
     let (stop, stopped) = oneshot::channel();
     let (ready, is_ready) = std::sync::mpsc::channel();
     std::thread::scope(|scope| {
