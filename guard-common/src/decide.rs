@@ -82,8 +82,8 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
     let limits: &Limits = limits.borrow();
     let source = SourceKey::new(at.id, at.service, headers.source);
     observer.step(Step::Limits(*limits, source));
-    let sent = Sent { length: packet.length(), opens_connection: headers.flags.opens_connection() };
-    match exceeded(&sent, tables, (rule.limits(), limits), &source, now, observer) {
+    let opens_connection = headers.flags.opens_connection();
+    match exceeded(packet, opens_connection, tables, (rule.limits(), limits), &source, now, observer) {
         Some(reason) => reason,
         None => Reason::Allowed,
     }
@@ -122,19 +122,14 @@ fn admission<T: Tables, C: Fn() -> u64>(
     if is_blocked { Err(Reason::Blocked) } else { Ok(rule) }
 }
 
-/// What the limits count of a packet.
-struct Sent {
-    length: usize,
-    opens_connection: bool,
-}
-
 /// The first limit that the packet exceeds. Each limit before it has counted the packet.
 ///
 /// The limits of connections come first: a flood of forged SYNs ends there, and takes nothing from what the client that it names has left
 /// for the packets of its connections.
 #[inline(always)]
-fn exceeded<T: Tables, C: Fn() -> u64>(
-    sent: &Sent,
+fn exceeded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
+    packet: &P,
+    opens_connection: bool,
     tables: &T,
     (id, limits): (LimitsId, &Limits),
     source: &SourceKey,
@@ -145,20 +140,23 @@ fn exceeded<T: Tables, C: Fn() -> u64>(
     let Some(MeterState { packets, bytes, connections, suspected_until }) = tables.meter(source) else {
         return Some(Reason::PacketRate);
     };
-    let Sent { length, opens_connection } = *sent;
     observer.step(Step::Source { limits: id, suspected_until: suspected_until.load() });
-    let mut within = |limit, rate: &Rate, word: &T::Word, units| {
-        let within = rate.is_unlimited() || rate.admit(word, now.get(), units);
+    let mut within = |limit, rate: &Rate, word: &T::Word| {
+        let units = || match limit {
+            Limit::Bytes => packet.length() as u64,
+            Limit::Connections | Limit::Packets => 1,
+        };
+        let within = rate.is_unlimited() || rate.admit(word, now.get(), units());
         observer.step(Step::Limit { limit, within });
         within
     };
-    if opens_connection && !within(Limit::Connections, &limits.connections, &connections, 1) {
+    if opens_connection && !within(Limit::Connections, &limits.connections, &connections) {
         return Some(Reason::ConnectionRate);
     }
-    if !within(Limit::Packets, &limits.packets, &packets, 1) {
+    if !within(Limit::Packets, &limits.packets, &packets) {
         return Some(Reason::PacketRate);
     }
-    if !within(Limit::Bytes, &limits.bytes, &bytes, length as u64) {
+    if !within(Limit::Bytes, &limits.bytes, &bytes) {
         return Some(Reason::ByteRate);
     }
     if !opens_connection || limits.max_connections == 0 {
@@ -206,7 +204,7 @@ fn is_blocked<T: Tables, C: Fn() -> u64>(
             Scope::Host => block.host_until,
             Scope::Services => block.services_until,
         };
-        if until == u64::MAX || (until != 0 && now.get() < until) {
+        if until.is_after(|| now.get()) {
             observer.step(Step::Block { exact, until });
             block.dropped.add(1);
             return true;

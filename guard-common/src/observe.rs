@@ -1,6 +1,6 @@
 //! The steps of a decision, for those who want to know.
 
-use crate::abi::{Limits, LimitsId, Rule, ServiceId, SourceKey};
+use crate::abi::{End, Limits, LimitsId, Rule, ServiceId, SourceKey};
 use crate::epoch::Slot;
 use crate::parse::{Headers, Kind, Malformed};
 
@@ -16,7 +16,7 @@ pub enum Step {
     /// A block that is in force, and whether it is one of exactly this address.
     Block {
         exact: bool,
-        until: u64,
+        until: End,
     },
     /// The limits of the source, and what its state is kept under.
     Limits(Limits, SourceKey),

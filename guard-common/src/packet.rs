@@ -10,8 +10,14 @@ pub const MAX_HEADER_OFFSET: usize = 0xbff;
 /// A frame in several buffers offers only its first buffer to `copy`, while [`length`](Self::length)
 /// counts them all.
 pub trait Packet {
-    /// Length of the whole frame in bytes.
+    /// Length of the whole frame in bytes. Where a frame may have several buffers the kernel is to be asked for it, which takes a tenth of
+    /// what an allowed packet costs.
     fn length(&self) -> usize;
+
+    /// Length of the first buffer, which costs nothing; of a frame in one piece, its length.
+    fn first_buffer(&self) -> usize {
+        self.length()
+    }
 
     /// Copies `N` bytes from `offset`, or `None` where the first buffer ends before. `offset` is at most
     /// [`MAX_HEADER_OFFSET`]: callers go through [`read`].

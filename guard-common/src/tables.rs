@@ -3,7 +3,7 @@
 use core::borrow::Borrow;
 
 use crate::Address;
-use crate::abi::{Block, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, Standing, State};
+use crate::abi::{Block, End, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, Standing, State};
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::Word;
 use crate::parse::{Headers, Protocol};
@@ -56,8 +56,8 @@ pub trait Tables {
 /// A [`Block`] in place.
 #[derive(Clone, Copy, Debug)]
 pub struct BlockState<W> {
-    pub host_until: u64,
-    pub services_until: u64,
+    pub host_until: End,
+    pub services_until: End,
     pub dropped: W,
 }
 

@@ -13,12 +13,12 @@ mod word;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns, bpf_xdp_get_buff_len};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
 use guard_common::abi::Correction;
-use guard_common::decide;
 use guard_common::parse::Headers;
+use guard_common::{Packet, decide};
 
 use crate::notes::{Outcome, Suspicion};
 use crate::packet::Frame;
@@ -40,27 +40,23 @@ static NOTES: Global<u8> = Global::new(1);
 /// For devices whose frames may lie in several buffers (MTU above about 3,500); Linux 5.18.
 #[xdp(frags)]
 pub fn guard_frags(ctx: XdpContext) -> u32 {
-    // SAFETY: the helper only reads the context that the kernel gave to this program.
-    let length = unsafe { bpf_xdp_get_buff_len(ctx.ctx) };
-    judge(&ctx, length as usize)
+    judge(&Frame::<true>::new(&ctx), &ctx)
 }
 
 /// For older kernels and devices that take no frames in several buffers.
 #[xdp]
 pub fn guard(ctx: XdpContext) -> u32 {
-    let length = ctx.data_end() - ctx.data();
-    judge(&ctx, length)
+    judge(&Frame::<false>::new(&ctx), &ctx)
 }
 
 #[inline(always)]
-fn judge(ctx: &XdpContext, length: usize) -> u32 {
-    let frame = Frame::new(ctx, length);
+fn judge(frame: &impl Packet, ctx: &XdpContext) -> u32 {
     let mut headers = Headers::default();
     let mut suspicion = Suspicion::default();
-    let verdict = decide(&frame, &mut headers, &Maps, now, &mut suspicion);
+    let verdict = decide(frame, &mut headers, &Maps, now, &mut suspicion);
     // From here on the verifier knows nothing of the verdict, so it walks through what follows once, and not once for each.
     let outcome = Outcome::new(verdict, &suspicion);
-    maps::count(verdict.counter(), length);
+    maps::count(verdict.counter(), headers.length.into());
     if NOTES.load() != 0 {
         let (weight, is_wanted) = if outcome.is_drop() {
             // SAFETY: the helper takes nothing and has no effect.
@@ -70,7 +66,7 @@ fn judge(ctx: &XdpContext, length: usize) -> u32 {
             (1, outcome.is_guarded() && maps::may_count_traffic())
         };
         if is_wanted || outcome.is_suspected() {
-            notes::note(&headers, outcome.with_weight(weight), length as u64);
+            notes::note(&headers, outcome.with_weight(weight));
             return watch::finish(ctx.ctx);
         }
     }
@@ -101,8 +97,7 @@ fn changed(ctx: &BtfTracePointContext) -> i32 {
 /// Runs only when the agent asks (`BPF_PROG_TEST_RUN`): what is counted is changed here alone.
 #[xdp]
 pub fn guard_correct(ctx: XdpContext) -> u32 {
-    let length = ctx.data_end() - ctx.data();
-    match Correction::decode(&Frame::new(&ctx, length)) {
+    match Correction::decode(&Frame::<false>::new(&ctx)) {
         Some(correction) => {
             tracker::correct(correction);
             XDP_PASS

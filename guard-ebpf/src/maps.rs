@@ -136,12 +136,12 @@ pub static CARRIED: Array<Counter, { VERDICTS as usize }> = Array::new();
 
 /// Counts a packet under the counter of its verdict.
 #[inline(always)]
-pub fn count(counter: u32, bytes: usize) {
+pub fn count(counter: u32, bytes: u64) {
     if let Some(counter) = COUNTERS.get_ptr_mut(counter) {
         // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
         unsafe {
             (*counter).packets += 1;
-            (*counter).bytes += bytes as u64;
+            (*counter).bytes += bytes;
         }
     }
 }

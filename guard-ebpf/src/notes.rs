@@ -43,9 +43,9 @@ impl Observer for Suspicion {
 ///
 /// Where it stands for no packets it is only kept, for who watches, and weighed, if its source is a suspect.
 #[inline(never)]
-pub fn note(headers: &Headers, outcome: Outcome, length: u64) {
+pub fn note(headers: &Headers, outcome: Outcome) {
     // Through a map: so the verifier finds all packets the same.
-    let Some(packet) = keep(outcome.sample(headers, length)) else { return };
+    let Some(packet) = keep(outcome.sample(headers)) else { return };
     if outcome.weight() == 0 && !outcome.is_suspected() {
         return;
     }
@@ -149,13 +149,13 @@ impl Outcome {
     }
 
     #[inline(always)]
-    fn sample(self, headers: &Headers, length: u64) -> Sample {
+    fn sample(self, headers: &Headers) -> Sample {
         let Headers { source, protocol, source_port, port, flags, .. } = headers;
         Sample {
             at: 0,
             packets: self.weight(),
             source: source.to_bytes(),
-            length: length as u32,
+            length: headers.length,
             source_port: *source_port,
             port: *port,
             protocol: *protocol,

@@ -2,31 +2,41 @@
 
 use core::arch::asm;
 
+use aya_ebpf::bindings::xdp_md;
+use aya_ebpf::helpers::bpf_xdp_get_buff_len;
 use aya_ebpf::programs::XdpContext;
 use guard_common::Packet;
 use guard_common::packet::MAX_HEADER_OFFSET;
 
 use crate::word;
 
-/// The frame: its first buffer lies between `start` and `end`.
-pub struct Frame {
+/// The frame: its first buffer lies between `start` and `end`. `FRAGS`: there may be more of them.
+pub struct Frame<const FRAGS: bool> {
     start: usize,
     end: usize,
-    length: usize,
+    ctx: *mut xdp_md,
 }
 
-impl Frame {
-    /// `length` counts all buffers of the frame.
+impl<const FRAGS: bool> Frame<FRAGS> {
     #[inline(always)]
-    pub fn new(ctx: &XdpContext, length: usize) -> Self {
-        Self { start: ctx.data(), end: ctx.data_end(), length }
+    pub fn new(ctx: &XdpContext) -> Self {
+        Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx }
     }
 }
 
-impl Packet for Frame {
+impl<const FRAGS: bool> Packet for Frame<FRAGS> {
     #[inline(always)]
     fn length(&self) -> usize {
-        self.length
+        if FRAGS {
+            // SAFETY: the helper only reads the context that the kernel gave to this program.
+            return unsafe { bpf_xdp_get_buff_len(self.ctx) } as usize;
+        }
+        self.first_buffer()
+    }
+
+    #[inline(always)]
+    fn first_buffer(&self) -> usize {
+        self.end - self.start
     }
 
     #[inline(always)]

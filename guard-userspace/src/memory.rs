@@ -7,7 +7,7 @@ use std::net::IpAddr;
 use std::rc::Rc;
 
 use guard_common::abi::{
-    Block, Counter, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, Standing, State,
+    Block, Counter, End, Limits, LimitsId, Meter, Rule, Service, ServiceId, SourceKey, Standing, State,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::gcra::Word;
@@ -54,7 +54,7 @@ impl Memory {
 
     /// Blocks an address, or a prefix if it is shorter than one.
     pub fn block(&mut self, net: IpNet, block: Block) {
-        self.host_blocks |= block.host_until != 0;
+        self.host_blocks |= block.host_until != End::NONE;
         let state = BlockState::new(&block, MemoryWord::new(block.dropped));
         if net.prefix_len() == net.max_prefix_len() {
             self.blocks.insert(Address::from(net.addr()).to_bytes(), state);
@@ -75,10 +75,11 @@ impl Memory {
         now: u64,
         observer: &mut impl Observer,
     ) -> Verdict {
-        let verdict = decide(frame, &mut Headers::default(), self, || now, observer);
+        let mut headers = Headers::default();
+        let verdict = decide(frame, &mut headers, self, || now, observer);
         let (_, counter) = self.counters.entry(verdict.counter()).or_insert((verdict, Counter::default()));
         counter.packets += 1;
-        counter.bytes += frame.length() as u64;
+        counter.bytes += u64::from(headers.length);
         verdict
     }
 

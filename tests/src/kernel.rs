@@ -3,8 +3,8 @@
 use std::collections::BTreeMap;
 
 use anyhow::{Context, Result, bail, ensure};
-use guard_common::abi::{Block, Counter, ServiceId};
-use guard_common::{Action, Verdict};
+use guard_common::abi::{Block, Counter, End, ServiceId};
+use guard_common::{Action, Packet, Verdict};
 use guard_userspace::datapath::{Capacities, Datapath, Options};
 use guard_userspace::memory::Memory;
 use guard_userspace::plan::Plan;
@@ -59,7 +59,8 @@ impl Kernel {
     /// When the tables do not take the blocks.
     pub fn block(&mut self, blocks: &[(IpNet, Block)]) -> Result<()> {
         self.datapath.maps_mut().write_blocks(blocks)?;
-        let host = self.datapath.maps().blocks()?.iter().filter(|(_, block)| block.host_until != 0).count();
+        let host =
+            self.datapath.maps().blocks()?.iter().filter(|(_, block)| block.host_until != End::NONE).count();
         Ok(self.datapath.maps_mut().set_host_blocks(host as u64)?)
     }
 
@@ -89,6 +90,28 @@ impl Kernel {
     /// When the map cannot be read.
     pub fn counters(&self) -> Result<BTreeMap<u32, (Verdict, Counter)>> {
         Ok(self.datapath.maps().counters(&self.services)?)
+    }
+}
+
+/// A frame as a test run shows it to the program: of one that is longer than a page allows, the first buffer and its length.
+pub struct Buffered<'a>(pub &'a [u8]);
+
+impl Buffered<'_> {
+    /// A page without the room that the kernel keeps before and behind the bytes (`bpf_prog_test_run_xdp`).
+    const FIRST: usize = 4096 - 256 - 320;
+}
+
+impl Packet for Buffered<'_> {
+    fn length(&self) -> usize {
+        self.0.len()
+    }
+
+    fn first_buffer(&self) -> usize {
+        self.0.len().min(Self::FIRST)
+    }
+
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0[..self.first_buffer()].copy(offset)
     }
 }
 

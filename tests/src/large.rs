@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 use std::net::Ipv4Addr;
 
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use ipnet::IpNet;
 
 use crate::bpf::random_sources::Range;
@@ -69,7 +69,7 @@ pub const fn blocked_range(count: u32) -> Range {
 
 /// Blocks of as many addresses, forever, at the guarded ports.
 pub fn blocks(count: u32) -> Vec<(IpNet, Block)> {
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     (0..count).map(|number| (IpNet::from(std::net::IpAddr::V4(address_in(number))), forever)).collect()
 }
 

@@ -5,10 +5,10 @@ use std::net::IpAddr;
 
 use anyhow::Result;
 use fastrand::Rng;
-use guard_common::abi::{Block, SourceKey};
+use guard_common::abi::{Block, End, SourceKey};
 use guard_common::{Address, Reason};
 use guard_tests::frame::random::{self, Space};
-use guard_tests::kernel::{self, Kernel, NOW};
+use guard_tests::kernel::{self, Buffered, Kernel, NOW};
 use guard_userspace::plan::Plan;
 use ipnet::IpNet;
 
@@ -46,7 +46,7 @@ fn kernel_and_host_agree_on_random_frames() -> Result<()> {
                 frame = random::mutate(&mut rng, &last, &frame);
             }
             last.clone_from(&frame);
-            let here = host.judge(frame.as_slice(), NOW, &mut ());
+            let here = host.judge(&Buffered(&frame), NOW, &mut ());
             let there = kernel.datapath.run_frame(&frame)?;
             let head = &frame[..frame.len().min(160)];
             assert_eq!(
@@ -154,7 +154,10 @@ fn blocks(rng: &mut Rng, space: &Space) -> Vec<(IpNet, Block)> {
             kept.push(net);
         }
     }
-    let until = |rng: &mut Rng| [0, NOW - 1, NOW, NOW + 1, u64::MAX][rng.usize(..5)];
+    let end = |time| End::not_before(time);
+    let until = |rng: &mut Rng| {
+        [End::NONE, end(NOW - 1_000_000_000), end(NOW), end(NOW + 1), End::FOREVER][rng.usize(..5)]
+    };
     let block = |rng: &mut Rng| {
         let host_until = until(rng);
         Block { host_until, services_until: host_until.max(until(rng)), dropped: 0 }

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use guard_common::abi::{Block, Correction, FlowKey, SourceKey, Tracked};
+use guard_common::abi::{Block, Correction, End, FlowKey, SourceKey, Tracked};
 use guard_common::{Address, abi};
 use guard_tests::cpu_time;
 use guard_tests::frame::Frame;
@@ -23,7 +23,7 @@ fn fill(maps: &Maps) -> Result<BTreeMap<&'static str, (u64, Option<u64>)>> {
 }
 
 fn prefixes(count: u32) -> Vec<(IpNet, Block)> {
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     (0..count).map(|number| (IpNet::V4(Ipv4Net::new_assert((number << 8).into(), 24)), forever)).collect()
 }
 

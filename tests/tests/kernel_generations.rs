@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use guard_common::Action::{Drop as Dropped, Pass};
 use guard_common::Reason::{Allowed, Blocked, NotAllowed};
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use guard_tests::frame::Frame;
 use guard_tests::kernel::{self, Kernel, NOW};
 use guard_tests::raw::on_one_cpu;
@@ -128,7 +128,7 @@ fn blocks_and_what_a_source_has_used_outlive_a_policy() -> Result<()> {
     };
     let mut kernel = Kernel::new(Some(NOW))?;
     kernel.publish(&kernel::plan(&limited(10, ""))?)?;
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     kernel.block(&[("10.0.0.2/32".parse()?, forever), ("10.9.0.0/16".parse()?, forever)])?;
     let frame = Frame::tcp(CLIENT, 8000).build();
     for _ in 0..7 {
@@ -165,7 +165,7 @@ fn what_a_cpu_remembers_is_not_believed_after_a_change() -> Result<()> {
             anyhow::Ok(())
         };
         let plan = |allow: &str| kernel::plan(&policy("a", allow));
-        let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+        let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
         for round in 0..3 {
             kernel.publish(&plan("10.0.0.0/8")?)?;
             expect(&mut kernel, Allowed, "at first")?;
@@ -176,7 +176,7 @@ fn what_a_cpu_remembers_is_not_believed_after_a_change() -> Result<()> {
                 assert!(kernel.datapath.maps_mut().remove_block(&net)?);
                 expect(&mut kernel, Allowed, "its end")?;
             }
-            let until = Block { services_until: monotonic_now() + 50_000_000, ..forever };
+            let until = Block { services_until: End::not_before(monotonic_now()), ..forever };
             kernel.block(&[("10.0.0.1/32".parse()?, until)])?;
             expect(&mut kernel, Blocked, "a block with an end")?;
             assert!(wait::within(Duration::from_secs(5), || allowed(&mut kernel)

@@ -5,7 +5,7 @@ use guard_common::Reason::{
     self, Allowed, Blocked, ConnectionRate, Denied, Fragment, Malformed, NotAllowed, NotIp, PacketRate,
     Trusted, Unguarded,
 };
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use guard_tests::frame::{ACK, CUSTOMER_TAG, Extension, Frame, Ipv4Fragment, SERVICE_TAG, SYN, Transport};
 use guard_tests::kernel::{self, Kernel, NOW};
 
@@ -264,18 +264,18 @@ fn blocks_have_scopes_and_ends() -> Result<()> {
     let mut kernel = Kernel::new(Some(NOW))?;
     kernel.publish(&plan)?;
     let block = |host_until, services_until| Block { host_until, services_until, dropped: 0 };
-    let forever = block(u64::MAX, u64::MAX);
+    let forever = block(End::FOREVER, End::FOREVER);
     let blocks = [
         ("10.0.0.1/32", forever),
-        ("10.0.0.2/32", block(0, u64::MAX)),
-        ("10.0.0.3/32", block(0, NOW + 1)),
-        ("10.0.0.4/32", block(NOW, NOW)),
-        ("10.9.0.0/16", block(0, NOW + 1)),
+        ("10.0.0.2/32", block(End::NONE, End::FOREVER)),
+        ("10.0.0.3/32", block(End::NONE, End::not_before(NOW + 1))),
+        ("10.0.0.4/32", block(End::not_before(NOW), End::not_before(NOW))),
+        ("10.9.0.0/16", block(End::NONE, End::not_before(NOW + 1))),
         ("fd00:9::/48", forever),
-        ("fd00::1/128", block(0, u64::MAX)),
+        ("fd00::1/128", block(End::NONE, End::FOREVER)),
         ("172.16.0.1/32", forever),
         // The address is no longer blocked, the prefix around it is.
-        ("10.9.0.9/32", block(0, NOW - 1)),
+        ("10.9.0.9/32", block(End::NONE, End::not_before(NOW - 1_000_000_000))),
     ];
     let blocks = blocks.map(|(net, block)| (net.parse().unwrap(), block));
     kernel.block(&blocks)?;
@@ -286,7 +286,7 @@ fn blocks_have_scopes_and_ends() -> Result<()> {
         ("host scope, ICMP", raw(Frame::tcp("10.0.0.1", 0), 1), Blocked),
         ("services scope, guarded port", Frame::tcp("10.0.0.2", 8000), Blocked),
         ("services scope, other port", Frame::tcp("10.0.0.2", 22), Unguarded),
-        ("ends in a nanosecond", Frame::tcp("10.0.0.3", 8000), Blocked),
+        ("ends within a second", Frame::tcp("10.0.0.3", 8000), Blocked),
         ("ends now", Frame::tcp("10.0.0.4", 8000), Allowed),
         ("prefix", Frame::tcp("10.9.200.1", 8000), Blocked),
         ("prefix, expired address within", Frame::tcp("10.9.0.9", 8000), Blocked),

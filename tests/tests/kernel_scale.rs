@@ -5,7 +5,7 @@ use std::time::{Duration, Instant};
 use anyhow::Result;
 use fastrand::Rng;
 use guard_common::Reason::{self, Allowed, Blocked, NotAllowed};
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use guard_tests::cpu_time;
 use guard_tests::frame::Frame;
 use guard_tests::kernel::{self, Kernel, NOW};
@@ -55,7 +55,7 @@ fn a_full_table_is_an_error_that_names_it_and_loses_nothing() -> Result<()> {
     let capacities = Capacities { blocks: ROOM, sources: 16, connections: 16 };
     let mut kernel = Kernel::with(&Options { capacities, ..Options::default() })?;
     let maps = kernel.datapath.maps_mut();
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     let net = |number: u32, length| IpNet::V4(Ipv4Net::new_assert((number << 8).into(), length));
     for (length, table) in [(32, "BLOCKS"), (24, "BLOCK_PREFIXES")] {
         let before = maps.blocks()?.len();

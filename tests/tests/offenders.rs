@@ -7,6 +7,7 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, anyhow, ensure};
 use guard_common::Reason;
+use guard_common::abi::End;
 use guard_tests::frame::{ACK, Frame, SYN, Transport};
 use guard_tests::guard::Guard;
 use guard_tests::raw::Wire;
@@ -35,7 +36,7 @@ fn blocked(guard: &Guard<'_>, net: &str, patience: Duration) -> Result<Option<In
     let (maps, net): (_, IpNet) = (guard.maps()?, net.parse()?);
     let deadline = Instant::now() + patience;
     loop {
-        if maps.block(&net)?.is_some_and(|block| block.services_until != 0) {
+        if maps.block(&net)?.is_some_and(|block| block.services_until != End::NONE) {
             return Ok(Some(Instant::now()));
         }
         if Instant::now() > deadline {

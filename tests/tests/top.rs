@@ -6,6 +6,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result, ensure};
+use guard_common::abi::End;
 use guard_tests::frame::{ACK, Frame, Transport};
 use guard_tests::guard::{Guard, binary};
 use guard_tests::raw::Wire;
@@ -119,7 +120,10 @@ fn watched(guard: &Guard<'_>) -> Result<()> {
     ensure!(maps.block(&net)?.is_none());
     terminal.press(&["b", "y"])?;
     terminal.expect("the answer", |screen| screen.contains(&format!("{client}/32 is blocked")))?;
-    ensure!(maps.block(&net)?.is_some_and(|block| block.services_until != 0 && block.host_until == 0));
+    ensure!(
+        maps.block(&net)?
+            .is_some_and(|block| block.services_until != End::NONE && block.host_until == End::NONE)
+    );
     terminal.expect("the block", |screen| {
         line(screen, client).is_some_and(|words| words.get(7) == Some(&"blocked"))
     })?;

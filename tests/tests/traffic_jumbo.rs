@@ -1,4 +1,4 @@
-//! Frames of 9,000 bytes: the program sees the first of several buffers, judges the frame by it and counts all of it.
+//! Frames of 9,000 bytes: the program sees the first of several buffers, judges the frame by it and counts all of its packet.
 
 use std::io::{ErrorKind, Write};
 use std::net::{SocketAddr, TcpListener, TcpStream, UdpSocket};
@@ -154,13 +154,21 @@ fn large_frames_are_judged(mode: &str) -> Result<()> {
 
 #[test]
 fn a_limit_of_bytes_counts_all_buffers() -> Result<()> {
+    a_limit_counts(&datagram(CLIENT[0], LIMITED, 8000))
+}
+
+#[test]
+fn a_limit_of_bytes_counts_padding() -> Result<()> {
+    a_limit_counts(&Frame { padding: 8000, ..datagram(CLIENT[0], LIMITED, 10) })
+}
+
+fn a_limit_counts(frame: &Frame) -> Result<()> {
     let scene = large_network()?;
     let port = Port::open(&scene.server, LIMITED)?;
     let guard = Guard::start(&scene.server, &policy("native"))?;
-    let frame = datagram(CLIENT[0], LIMITED, 8000);
     let within = BURST / frame.build().len() as u64;
     for number in 0..2 * within {
-        let arrived = port.receive(&scene.client, std::slice::from_ref(&frame))?.is_some();
+        let arrived = port.receive(&scene.client, std::slice::from_ref(frame))?.is_some();
         ensure!(arrived == (number < within), "frame {number} of {within}: arrived is {arrived}");
     }
     ensure!(guard.counter("limited", Allowed)?.packets == within, "{:?}", guard.counts()?);

@@ -17,7 +17,7 @@ fn layouts_are_those_of_version_4() {
         ("State", size_of::<State>(), 24),
         ("Admitted", size_of::<Admitted>(), 32),
         ("Meter", size_of::<Meter>(), 32),
-        ("Block", size_of::<Block>(), 24),
+        ("Block", size_of::<Block>(), 16),
         ("Counter", size_of::<Counter>(), 16),
         ("PortWord", size_of::<PortWord>(), 8),
         ("FlowKey", size_of::<FlowKey>(), 20),
@@ -67,8 +67,8 @@ fn layouts_are_those_of_version_4() {
         ("Meter.connections", offset_of!(Meter, connections), 16),
         ("Meter.suspected_until", offset_of!(Meter, suspected_until), 24),
         ("Evidence.bytes", offset_of!(Evidence, bytes), 40),
-        ("Block.services_until", offset_of!(Block, services_until), 8),
-        ("Block.dropped", offset_of!(Block, dropped), 16),
+        ("Block.services_until", offset_of!(Block, services_until), 4),
+        ("Block.dropped", offset_of!(Block, dropped), 8),
         ("Counter.bytes", offset_of!(Counter, bytes), 8),
     ];
     for (name, offset, expected) in offsets {

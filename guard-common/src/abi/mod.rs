@@ -4,6 +4,7 @@
 //! [`VERSION`] changes with every change of a layout or of a meaning here, and a test holds each layout against a
 //! committed snapshot.
 
+mod block;
 mod connection;
 mod drops;
 mod ids;
@@ -14,15 +15,14 @@ mod state;
 mod traffic;
 mod watch;
 
+pub use block::{Block, End};
 pub use connection::{Correction, FlowKey, Home, OpenCount, Opening, OpeningKey, Surplus, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
 pub use ids::{LimitsId, ServiceId};
 pub use policy::{
     Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, Thresholds, port_word,
 };
-pub use state::{
-    Admitted, Block, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey, Standing, State,
-};
+pub use state::{Admitted, Counter, Meter, RuleKeyV4, RuleKeyV6, SERVICE_BITS, SourceKey, Standing, State};
 pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 

@@ -209,22 +209,6 @@ pub struct Meter {
     pub suspected_until: u64,
 }
 
-/// A block of an address or a prefix. Times are nanoseconds of the monotonic clock: 0 is "not blocked",
-/// `u64::MAX` is "forever".
-///
-/// A look-up finds only the longest prefix, so whoever writes a block takes over into it what the blocks around it
-/// say: the later end wins, for each scope.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
-#[repr(C)]
-pub struct Block {
-    /// Until when all traffic of the source is dropped.
-    pub host_until: u64,
-    /// Until when its traffic to guarded ports is dropped; never before `host_until`.
-    pub services_until: u64,
-    /// Packets dropped.
-    pub dropped: u64,
-}
-
 /// What is counted for each verdict, on each CPU.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]

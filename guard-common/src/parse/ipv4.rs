@@ -21,8 +21,7 @@ pub(super) fn parse(
         return Err(Malformed::BadVersion);
     }
     let header_length = usize::from(version_length & 0xf) * 4;
-    let room = packet.length() - start;
-    let total = total_length(u16::from_be_bytes([t0, t1]), room);
+    let (total, room) = total_length(packet, start, u16::from_be_bytes([t0, t1]), headers);
     if header_length < MIN_HEADER || header_length > total {
         return Err(Malformed::BadHeaderLength);
     }
@@ -42,12 +41,17 @@ pub(super) fn parse(
     transport::parse(packet, protocol, span, headers)
 }
 
-/// A total length of 0 stands for "see the frame" in the super-packets that generic XDP is given once they pass
-/// 64 KiB (BIG TCP); in any other packet it is an error.
+/// The length of the packet, and that of the frame behind its start. A total length of 0 stands for "see the frame" in the super-packets
+/// that generic XDP is given once they pass 64 KiB (BIG TCP); in any other packet it is an error.
 #[inline(always)]
-fn total_length(field: u16, room: usize) -> usize {
-    match field {
-        0 if room > u16::MAX as usize => room,
-        length => usize::from(length),
-    }
+fn total_length(
+    packet: &(impl Packet + ?Sized),
+    start: usize,
+    field: u16,
+    headers: &mut Headers,
+) -> (usize, usize) {
+    let total = usize::from(field);
+    let end = if total == 0 { usize::MAX } else { start + total };
+    let room = headers.length_up_to(packet, end) - start;
+    if total == 0 && room > usize::from(u16::MAX) { (room, room) } else { (total, room) }
 }

@@ -40,11 +40,11 @@ pub(super) fn parse(
     headers.source = source;
     let end = match u16::from_be_bytes([l0, l1]) {
         // A jumbogram (RFC 2675): its length is in a hop-by-hop option.
-        0 if next == HOP_BY_HOP => packet.length(),
+        0 if next == HOP_BY_HOP => headers.length_up_to(packet, usize::MAX),
         payload => start + HEADER + usize::from(payload),
     };
     let end = forget(packet, end);
-    if end > packet.length() {
+    if end > headers.length_up_to(packet, end) {
         return Err(Malformed::BadTotalLength);
     }
     walk(packet, next, start + HEADER, end, headers)

@@ -8,6 +8,7 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
+use crate::packet::forget;
 use crate::{Address, Packet};
 
 pub use ethernet::MAX_VLAN_TAGS;
@@ -55,10 +56,24 @@ pub struct Headers {
     /// The flags of TCP.
     pub flags: TcpFlags,
     /// Up to whole words: what is not made of these the compiler sets to zero byte by byte, in a loop.
-    padding: [u8; 6],
+    padding: [u8; 2],
+    /// Bytes of the frame. Of one in several buffers, those of the first if nothing of an IP packet is behind it: what is there is padding,
+    /// which Linux cuts off.
+    pub length: u32,
 }
 
 const _: () = assert!(size_of::<Headers>() == 32);
+
+impl Headers {
+    /// How long the frame is, as far as it matters for an IP packet that ends at `end`.
+    #[inline(always)]
+    fn length_up_to(&mut self, packet: &(impl Packet + ?Sized), end: usize) -> usize {
+        if end > self.length as usize {
+            self.length = packet.length() as u32;
+        }
+        forget(packet, self.length as usize)
+    }
+}
 
 /// The flags in a TCP header.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -120,6 +135,7 @@ impl Malformed {
 /// When the frame is an IP packet that cannot be read as the kernel would.
 #[inline(always)]
 pub fn parse(packet: &(impl Packet + ?Sized), headers: &mut Headers) -> Result<Kind, Malformed> {
+    headers.length = packet.first_buffer() as u32;
     let (ethertype, offset) = ethernet::parse(packet)?;
     match ethertype {
         ethernet::IPV4 => ipv4::parse(packet, offset, headers),

@@ -5,10 +5,14 @@
 
 use std::fs;
 
+use guard_common::abi::End;
+
 use super::now;
 use crate::datapath::monotonic_now;
 
 const NANOS: u64 = 1_000_000;
+/// Milliseconds by which two readings of the offset may differ: what the ledger gives back is not to end a second later for that.
+const JITTER: i128 = 10;
 
 /// How the time of day and the kernel's clock stood to each other in one boot.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -35,12 +39,15 @@ impl Clock {
         if self.is_same_boot(other) { other.offset - self.offset } else { 0 }
     }
 
-    /// A time of day (milliseconds) by the kernel's clock (nanoseconds). The past is 1, since 0 means that there is no block, and the
-    /// largest number means forever.
-    pub fn to_kernel(&self, time: u64) -> u64 {
-        let millis = i128::from(time) - i128::from(self.offset);
-        let nanos = u64::try_from(millis.saturating_mul(NANOS.into()).max(1)).unwrap_or(u64::MAX);
-        nanos.clamp(1, u64::MAX - 1)
+    /// A time of day (milliseconds) as the end of a block in the kernel: the next full second.
+    pub fn to_kernel(&self, time: u64) -> End {
+        let millis = i128::from(time) - i128::from(self.offset) - JITTER;
+        End::not_before(u64::try_from(millis.saturating_mul(NANOS.into()).max(0)).unwrap_or(u64::MAX))
+    }
+
+    /// The time of day at which the kernel ends a block that is to last until `time`.
+    pub fn whole(&self, time: u64) -> u64 {
+        self.to_day(self.to_kernel(time).nanoseconds())
     }
 
     /// A time by the kernel's clock (nanoseconds) as a time of day (milliseconds).
@@ -62,17 +69,23 @@ mod tests {
     #[test]
     fn a_time_of_day_becomes_a_kernel_time_and_back() {
         let cases = [
-            (1_000, -4_000, 5_000_000_000),
-            (61_000, -4_000, 65_000_000_000),
-            (0, -4_000, 4_000_000_000),
+            (1_000, -4_000, 5),
+            (61_000, -4_000, 65),
+            (0, -4_000, 4),
+            (5_000, -4_009, 9),
+            (5_000, -4_011, 10),
+            (5_000, -4_999, 10),
             (0, 5_000, 1),
-            (u64::MAX, -5, u64::MAX - 1),
+            (u64::MAX, -5, u64::from(u32::MAX) - 1),
         ];
         for (time, offset, expected) in cases {
             let clock = Clock { boot: "a".into(), offset };
-            assert_eq!(clock.to_kernel(time), expected, "{time} at {offset}");
-            if expected % NANOS == 0 {
-                assert_eq!(clock.to_day(expected), time, "{expected} at {offset}");
+            assert_eq!(clock.to_kernel(time).nanoseconds(), expected * 1_000_000_000, "{time} at {offset}");
+            let whole = clock.whole(time);
+            assert_eq!(whole.saturating_add_signed(-offset), expected * 1_000, "{time} at {offset}");
+            for jitter in [-JITTER, 0, JITTER] {
+                let later = Clock { offset: offset + i64::try_from(jitter).unwrap(), ..clock.clone() };
+                assert_eq!(later.whole(whole), later.to_day(expected * 1_000_000_000), "{time} at {offset}");
             }
         }
     }
@@ -90,7 +103,7 @@ mod tests {
         let (day, kernel) = (now(), monotonic_now());
         let clock = Clock::now();
         assert!(!clock.boot.is_empty());
-        assert!(clock.to_kernel(day).abs_diff(kernel) < 1_000_000_000);
+        assert!(clock.to_kernel(day).nanoseconds().abs_diff(kernel) <= 1_000_000_000);
         assert!(clock.to_day(kernel).abs_diff(day) < 1_000);
     }
 }

@@ -5,14 +5,15 @@
 
 use std::collections::BTreeMap;
 
+use guard_common::abi::End;
 use ipnet::IpNet;
 
-/// Until when a block holds, by the kernel's clock: 0 is not at all, the largest number forever.
+/// Until when a block holds, by the kernel's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
 pub struct Ends {
-    pub host: u64,
+    pub host: End,
     /// Never before `host`.
-    pub services: u64,
+    pub services: End,
 }
 
 impl Ends {
@@ -21,13 +22,11 @@ impl Ends {
     }
 }
 
-/// Two ends are the same if they are not further apart: the ledger counts in milliseconds.
-const SAME: u64 = 10_000_000;
-
 impl Ends {
-    /// Whether it goes on at `at` for longer than another, in either scope.
+    /// Whether it goes on at `at` for longer than another, in either scope. One second is no difference: the ledger has milliseconds of the
+    /// time of day.
     pub(super) fn is_longer_than(self, other: Self, at: u64) -> bool {
-        let longer = |own: u64, other: u64| own > at && own > other.saturating_add(SAME);
+        let longer = |own: End, other: End| own.is_after(|| at) && own > other.next();
         longer(self.host, other.host) || longer(self.services, other.services)
     }
 
@@ -117,6 +116,10 @@ mod tests {
         IpNet::new(std::net::Ipv4Addr::new(bits, 0, 0, 0).into(), length).unwrap().trunc()
     }
 
+    fn end(second: u64) -> End {
+        if second == 0 { End::NONE } else { End::not_before(second * 1_000_000_000) }
+    }
+
     proptest! {
         /// Whatever is set and removed in whatever order: the entry of the longest prefix says what all prefixes around an address say.
         #[test]
@@ -131,7 +134,7 @@ mod tests {
             let mut kernel: HashMap<IpNet, Ends> = HashMap::new();
             for step in steps {
                 let change = |(bits, length, host, services): (u8, u8, u64, u64)| {
-                    (net(bits, length), Ends { host, services: services.max(host) })
+                    (net(bits, length), Ends { host: end(host), services: end(services.max(host)) })
                 };
                 for (net, told) in nested.set(&step.into_iter().map(change).collect()) {
                     match told {
@@ -153,7 +156,7 @@ mod tests {
     fn the_prefix_around_is_the_longest() {
         let mut nested = Nested::default();
         let nets = [(10, 4), (10, 7), (128, 1)].map(|(bits, length)| net(bits, length));
-        nested.set(&nets.map(|net| (net, Ends { host: 1, services: 1 })).into());
+        nested.set(&nets.map(|net| (net, Ends { host: end(1), services: end(1) })).into());
         assert_eq!(nested.around(&net(10, 8)), Some(net(10, 7)));
         assert_eq!(nested.around(&net(10, 7)), Some(net(10, 4)));
         assert_eq!(nested.around(&net(64, 8)), None);

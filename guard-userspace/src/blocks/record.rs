@@ -119,18 +119,16 @@ impl Record {
         let mut ended = self.with(|ledger| ledger.ended(clock, kernel_now))?;
         if let Some(missed) = &self.missed {
             let known_ended = |block: &Block| {
-                let by_now = missed
-                    .ended_by
-                    .is_some_and(|by| block.until.is_some_and(|until| clock.to_kernel(until) <= by));
+                let by_now = missed.ended_by.is_some_and(|by| {
+                    block.until.is_some_and(|until| !clock.to_kernel(until).is_after(|| by))
+                });
                 by_now || missed.removed.contains(&block.net)
             };
             ended.retain(|block| !known_ended(block) && !missed.put.contains_key(&(block.net, block.scope)));
             let waiting = self.missed_blocks(clock);
-            ended.extend(
-                waiting
-                    .into_iter()
-                    .filter(|block| block.until.is_some_and(|until| clock.to_kernel(until) <= kernel_now)),
-            );
+            ended.extend(waiting.into_iter().filter(|block| {
+                block.until.is_some_and(|until| !clock.to_kernel(until).is_after(|| kernel_now))
+            }));
         }
         Ok(ended)
     }

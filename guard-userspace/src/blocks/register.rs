@@ -85,8 +85,11 @@ impl Register {
     ///
     /// # Errors
     /// When the kernel does not take it; nothing has changed then.
-    pub fn block(&mut self, maps: &mut Maps, blocks: Vec<Block>) -> Result<Blocked, Error> {
+    pub fn block(&mut self, maps: &mut Maps, mut blocks: Vec<Block>) -> Result<Blocked, Error> {
         let clock = Clock::now();
+        for block in &mut blocks {
+            block.until = block.until.map(|until| clock.whole(until));
+        }
         let added = self.told.block(maps, &ends(blocks.iter().map(Block::end), &clock))?;
         self.added.added_manual += added as u64;
         let already = blocks.len() - added;
@@ -110,8 +113,11 @@ impl Register {
         let at = monotonic_now();
         let time = (at / 1_000_000).cast_signed();
         let ends = self.told.ends(maps, &offence.source)?;
-        let left = |until: u64| {
-            if until == u64::MAX { Duration::MAX } else { Duration::from_nanos(until.saturating_sub(at)) }
+        let left = |until: abi::End| {
+            if until == abi::End::FOREVER {
+                return Duration::MAX;
+            }
+            Duration::from_nanos(until.nanoseconds().saturating_sub(at))
         };
         let in_force = InForce { host: left(ends.host), services: left(ends.services) };
         let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
@@ -197,8 +203,9 @@ impl Register {
             blocks.sort_by_key(|block| (block.since, block.net));
             blocks
         });
-        let live =
-            blocks.into_iter().filter(|block| block.until.is_none_or(|until| clock.to_kernel(until) > at));
+        let live = blocks
+            .into_iter()
+            .filter(|block| block.until.is_none_or(|until| clock.to_kernel(until).is_after(|| at)));
         let with_dropped = |block: Block| {
             let dropped = entries.get(&block.net).map_or(0, |entry| entry.dropped);
             (block, dropped)
@@ -216,8 +223,9 @@ impl Register {
             warn!("the blocks around {address} are not known: {error}");
             Vec::new()
         });
-        let live =
-            known.into_iter().filter(|block| block.until.is_none_or(|until| clock.to_kernel(until) > at));
+        let live = known
+            .into_iter()
+            .filter(|block| block.until.is_none_or(|until| clock.to_kernel(until).is_after(|| at)));
         let mut blocks = Vec::new();
         for block in live {
             let dropped = maps.block(&block.net)?.map_or(0, |entry| entry.dropped);
@@ -266,7 +274,8 @@ impl Register {
             Ok(ends) => (ends, Ok(())),
             Err(error) => (self.record.missed_ends(clock), Err(error)),
         };
-        let is_ended = |until: &Option<u64>| until.is_some_and(|until| clock.to_kernel(until) <= at);
+        let is_ended =
+            |until: &Option<u64>| until.is_some_and(|until| !clock.to_kernel(until).is_after(|| at));
         let ended_by = recorded.iter().any(|(.., until)| is_ended(until)).then_some(at);
         let live = recorded.into_iter().filter(|(.., until)| !is_ended(until));
         let (told, found) = Told::begin(maps, ends(live, clock))?;
@@ -294,10 +303,10 @@ impl Register {
 fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<IpNet, Ends> {
     let mut ends: HashMap<IpNet, Ends> = HashMap::new();
     for (net, scope, until) in blocks {
-        let until = until.map_or(u64::MAX, |until| clock.to_kernel(until));
+        let until = until.map_or(abi::End::FOREVER, |until| clock.to_kernel(until));
         let host = match scope {
             Scope::Host => until,
-            Scope::Services => 0,
+            Scope::Services => abi::End::NONE,
         };
         let known = ends.entry(net).or_default();
         *known = known.max(Ends { host, services: until });
@@ -307,7 +316,7 @@ fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<IpNet, Ends
 
 /// The blocks that an entry of the kernel stands for, when nothing else is known of it.
 fn found((net, ends): (IpNet, Ends), clock: &Clock, at: u64) -> Vec<Block> {
-    let block = |scope, until: u64| Block {
+    let block = |scope, until: abi::End| Block {
         net,
         scope,
         origin: Origin::Manual,
@@ -315,10 +324,11 @@ fn found((net, ends): (IpNet, Ends), clock: &Clock, at: u64) -> Vec<Block> {
         evidence: None,
         by: "unknown".into(),
         since: clock.to_day(at),
-        until: (until != u64::MAX).then(|| clock.to_day(until)),
+        until: (until != abi::End::FOREVER).then(|| clock.to_day(until.nanoseconds())),
     };
-    let host = (ends.host > at).then(|| block(Scope::Host, ends.host));
-    let services = (ends.services > at.max(ends.host)).then(|| block(Scope::Services, ends.services));
+    let host = ends.host.is_after(|| at).then(|| block(Scope::Host, ends.host));
+    let services = (ends.services.is_after(|| at) && ends.services > ends.host)
+        .then(|| block(Scope::Services, ends.services));
     host.into_iter().chain(services).collect()
 }
 
@@ -333,6 +343,6 @@ fn automatic_block(automatic: &Automatic, clock: &Clock, at: u64) -> Block {
         evidence: serde_json::to_value(evidence).ok(),
         by: "guard".into(),
         since,
-        until: Some(since.saturating_add(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX))),
+        until: Some(clock.whole(since.saturating_add(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)))),
     }
 }

@@ -2,7 +2,7 @@
 
 use std::collections::{BTreeMap, HashMap, HashSet};
 
-use guard_common::abi;
+use guard_common::abi::{self, End};
 use ipnet::IpNet;
 use tracing::warn;
 
@@ -59,7 +59,7 @@ impl Told {
         let prefixes = told.nested.set(&prefixes(&wanted));
         let addresses = || wanted.iter().filter(|(net, _)| is_address(net));
         told.addresses = addresses().count();
-        told.host_addresses = addresses().filter(|(_, ends)| ends.host != 0).count();
+        told.host_addresses = addresses().filter(|(_, ends)| ends.host != End::NONE).count();
         // Most are there already, and as they should be.
         let differs = |net: &IpNet, ends: Ends| {
             present.get(net).is_none_or(|entry| of_entry(entry).is_other_than(ends))
@@ -81,7 +81,7 @@ impl Told {
         let (mut addresses, mut prefixes) = (Changes::new(), BTreeMap::new());
         for (net, ends) in wanted {
             let known = self.known(net, &present);
-            added += usize::from(known.services <= at);
+            added += usize::from(!known.services.is_after(|| at));
             if is_address(net) {
                 addresses.push((*net, Some(ends.max(known))));
             } else {
@@ -101,7 +101,7 @@ impl Told {
         let at = monotonic_now();
         let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
         let present = self.present(maps, nets.iter())?;
-        let live = nets.iter().filter(|net| self.known(net, &present).services > at);
+        let live = nets.iter().filter(|net| self.known(net, &present).services.is_after(|| at));
         let live = live.copied().collect();
         self.remove(maps, nets, &present)?;
         Ok(live)
@@ -116,8 +116,8 @@ impl Told {
         let at = monotonic_now();
         let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
         let present = self.present(maps, nets.iter())?;
-        let past: HashSet<IpNet> =
-            nets.into_iter().filter(|net| self.known(net, &present).services <= at).collect();
+        let is_past = |net: &IpNet| !self.known(net, &present).services.is_after(|| at);
+        let past: HashSet<IpNet> = nets.into_iter().filter(is_past).collect();
         self.remove(maps, past.clone(), &present)?;
         Ok(past)
     }
@@ -159,8 +159,8 @@ impl Told {
         for (net, ends) in &addresses {
             let known = present.get(net);
             count = (count + usize::from(ends.is_some())).saturating_sub(usize::from(known.is_some()));
-            host = (host + usize::from(ends.is_some_and(|ends| ends.host != 0)))
-                .saturating_sub(usize::from(known.is_some_and(|known| known.host_until != 0)));
+            host = (host + usize::from(ends.is_some_and(|ends| ends.host != End::NONE)))
+                .saturating_sub(usize::from(known.is_some_and(|known| known.host_until != End::NONE)));
         }
         let mut changes = addresses;
         changes.extend(self.nested.set(prefixes));
@@ -205,7 +205,7 @@ impl Told {
 
     /// Tells the kernel whether any block concerns the whole host: while none does, other ports are not looked up.
     fn tell_host(&self, maps: &mut Maps) -> Result<(), Error> {
-        let prefixes = self.nested.iter().filter(|(_, ends)| ends.host != 0).count();
+        let prefixes = self.nested.iter().filter(|(_, ends)| ends.host != End::NONE).count();
         maps.set_host_blocks((self.host_addresses + prefixes) as u64)
     }
 }
@@ -248,8 +248,8 @@ pub(super) fn is_address(net: &IpNet) -> bool {
     net.prefix_len() == net.max_prefix_len()
 }
 
-const fn is_live(entry: &abi::Block, at: u64) -> bool {
-    entry.services_until > at
+fn is_live(entry: &abi::Block, at: u64) -> bool {
+    entry.services_until.is_after(|| at)
 }
 
 const fn entry(ends: Ends, dropped: u64) -> abi::Block {

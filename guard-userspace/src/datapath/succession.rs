@@ -8,18 +8,18 @@ use std::ops::RangeInclusive;
 
 use aya::maps::PerCpuArray;
 use guard_common::Verdict;
-use guard_common::abi::{self, Counter, Meter, ServiceName, SourceKey};
+use guard_common::abi::{self, Counter, End, Meter, ServiceName, SourceKey};
 use guard_common::verdict::COUNTERS;
 
 use super::maps::Maps;
 use super::pins::MapSet;
 use super::{Datapath, Error, bpf};
 
-/// Versions of the layout whose blocks, service names and counters are those of this build. From any other nothing is taken
-/// over here; the agent knows the blocks from its ledger.
+/// Versions of the layout whose service names and counters are those of this build. From any other nothing is taken over.
 const SAME_LAYOUT: RangeInclusive<u32> = 1..=abi::VERSION;
-/// Versions whose meters are. Those of others are forgotten, in favour of the sources.
-const SAME_METERS: RangeInclusive<u32> = 4..=abi::VERSION;
+/// Versions whose blocks and meters are, too. Of others the agent knows the blocks from its ledger, and the meters are forgotten, in favour
+/// of the sources.
+const SAME_STATE: RangeInclusive<u32> = 4..=abi::VERSION;
 
 /// What a new set has taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,11 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
         return Ok(succession);
     }
     let old = Maps::open_set(from)?;
-    if let Some(blocks) = present(old.blocks())? {
+    if SAME_STATE.contains(&from.version())
+        && let Some(blocks) = present(old.blocks())?
+    {
         to.write_blocks(&blocks)?;
-        to.set_host_blocks(blocks.iter().filter(|(_, block)| block.host_until != 0).count() as u64)?;
+        to.set_host_blocks(blocks.iter().filter(|(_, block)| block.host_until != End::NONE).count() as u64)?;
         succession.blocks = blocks.len();
     }
     if let Some(names) = present(old.array::<ServiceName>("SERVICE_NAMES"))? {
@@ -51,7 +53,7 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
             to.array_mut::<ServiceName>("SERVICE_NAMES")?.set(index as u32, name?, 0)?;
         }
     }
-    if SAME_METERS.contains(&from.version())
+    if SAME_STATE.contains(&from.version())
         && let Some(meters) = present(old.meters())?
     {
         to.write_meters(&meters)?;

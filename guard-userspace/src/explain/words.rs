@@ -5,7 +5,7 @@ use std::net::IpAddr;
 use std::time::{Duration, UNIX_EPOCH};
 
 use guard_common::Tables;
-use guard_common::abi::{Class, Limits, LimitsId, Rule, ServiceId, SourceKey};
+use guard_common::abi::{Class, End, Limits, LimitsId, Rule, ServiceId, SourceKey};
 use guard_common::gcra::{Rate, Word};
 use guard_common::observe::{Limit, Step};
 use guard_common::parse::{Kind, Protocol};
@@ -119,10 +119,10 @@ impl<T: Tables> Told<'_, T> {
         }
     }
 
-    fn block(&self, exact: bool, until: u64) -> String {
+    fn block(&self, exact: bool, until: End) -> String {
         let ends = match until {
-            u64::MAX => "for good".to_owned(),
-            until => format!("for another {}", rounded(until.saturating_sub(self.now))),
+            End::FOREVER => "for good".to_owned(),
+            until => format!("for another {}", rounded(until.nanoseconds().saturating_sub(self.now))),
         };
         let Some(BlockStatus { block, dropped }) = self.background.block(self.service) else {
             let what = if exact { "the source is blocked" } else { "a prefix around the source is blocked" };

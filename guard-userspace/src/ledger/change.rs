@@ -58,7 +58,8 @@ impl Change {
         self.tell_by(clock);
         self.ended_by = self.ended_by.max(ended_by);
         if let Some(time) = ended_by {
-            let goes_on = |block: &Block| block.until.is_none_or(|until| self.clock.to_kernel(until) > time);
+            let goes_on =
+                |block: &Block| block.until.is_none_or(|until| self.clock.to_kernel(until).is_after(|| time));
             self.put.retain(|_, block| goes_on(block));
             self.found.retain(|_, block| goes_on(block));
         }

@@ -82,7 +82,11 @@ fn within_a_boot_ends_are_those_of_the_kernels_clock() {
             }
             let ledger = place.open();
             let until = ends(&ledger, &after)[0].unwrap();
-            assert_eq!(after.to_kernel(until), HOUR * 1_000_000, "set by {set}, written {written}");
+            assert_eq!(
+                after.to_kernel(until).nanoseconds(),
+                HOUR * 1_000_000,
+                "set by {set}, written {written}"
+            );
             assert_eq!(ledger.blocks(&after).unwrap()[0].since, after.to_day(5_000_000), "{set}, {written}");
             let offenders = ledger.offenders(&after).unwrap();
             assert_eq!(offenders.into_values().collect::<Vec<_>>(), [offender], "{set}, {written}");
@@ -103,7 +107,7 @@ fn over_a_boot_the_time_of_day_counts() {
     assert!(ledger.is_off(&next).unwrap());
     ledger.write(&Change::new(next.clone())).unwrap();
     assert_eq!(ends(&ledger, &next), [Some(NOON + HOUR)]);
-    assert_eq!(next.to_kernel(NOON + HOUR), (HOUR - 600_000) * 1_000_000);
+    assert_eq!(next.to_kernel(NOON + HOUR).nanoseconds(), (HOUR - 600_000) * 1_000_000);
 }
 
 #[test]

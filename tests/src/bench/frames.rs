@@ -7,7 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Context, Result, ensure};
 use guard_common::Reason::{self, Allowed, Blocked, NotAllowed, NotIp, PacketRate, Unguarded};
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use guard_userspace::datapath::Options;
 use ipnet::IpNet;
 
@@ -145,7 +145,7 @@ pub fn kernel(size: Size) -> Result<Kernel> {
         );
     kernel.publish(&kernel::plan(&policy)?)?;
     let [v4, v6] = CASES[2].2;
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     let net = |text: &str| anyhow::Ok(IpNet::from(text.parse::<std::net::IpAddr>().context("no address")?));
     let mut blocks = large::blocks(size.blocks);
     blocks.extend([(net(v4)?, forever), (net(v6)?, forever)]);

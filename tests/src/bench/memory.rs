@@ -3,7 +3,7 @@
 use std::fs;
 
 use anyhow::{Context, Result};
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use guard_userspace::datapath::{Capacities, Options};
 use ipnet::{IpNet, Ipv4Net};
 
@@ -47,7 +47,7 @@ pub fn of_prefixes(size: Size) -> Result<Vec<Memory>> {
     let before = kernel_memory()?;
     kernel.publish(&plan)?;
     row("prefixes of the policy", before, size.prefixes)?;
-    let forever = Block { host_until: 0, services_until: u64::MAX, dropped: 0 };
+    let forever = Block { host_until: End::NONE, services_until: End::FOREVER, dropped: 0 };
     let net = |number: u32| IpNet::V4(Ipv4Net::new_assert((number << 8).into(), 24));
     let prefixes: Vec<_> = (0..size.prefixes).map(|number| (net(number), forever)).collect();
     let before = kernel_memory()?;

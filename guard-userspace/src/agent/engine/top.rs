@@ -126,7 +126,7 @@ impl Engine {
 
 pub(super) fn is_blocked(live: &Live<'_>, address: Address, now: u64) -> bool {
     let blocks = [live.block(address), live.block_around(address)];
-    blocks.into_iter().flatten().any(|block| block.services_until > now || block.host_until > now)
+    blocks.into_iter().flatten().any(|block| block.services_until.max(block.host_until).is_after(|| now))
 }
 
 fn counter_rates(before: &Look, last: &Look, seconds: f64) -> Vec<CounterRate> {

@@ -2,25 +2,24 @@
 
 use std::net::IpAddr;
 
-use guard_common::abi::Class;
+use guard_common::abi::{Class, End};
 use guard_common::parse::Kind;
 use guard_common::{Action, Reason};
 use guard_userspace::blocks::nested::Ends;
 use ipnet::IpNet;
 
 use crate::moment::{Moment, Seen};
-
-const FOREVER: u64 = u64::MAX;
+use crate::world::last_end;
 
 /// One block more, of any width around the source and with any end.
 pub fn a_block_never_lets_more_through(moment: &Moment<'_>) {
     let Some(source) = source(moment) else { return };
-    let ends =
-        [(0, FOREVER), (moment.now + 1, moment.now + 1), (moment.now, moment.now + 1), (0, moment.now)];
+    let (last, next) = (last_end(moment.now), End::not_before(moment.now + 1));
+    let ends = [(End::NONE, End::FOREVER), (next, next), (last, next), (End::NONE, last)];
     for (net, (host, services)) in around(source).into_iter().zip(ends) {
         let with = blocked(moment, net, host, services);
         let more = moment.seen.verdict.reason.drops() && !with.verdict.reason.drops();
-        assert!(!more, "{net} blocked until {host}, {services}: {with:?}\n{moment}");
+        assert!(!more, "{net} blocked until {host:?}, {services:?}: {with:?}\n{moment}");
     }
 }
 
@@ -28,7 +27,7 @@ pub fn a_block_never_lets_more_through(moment: &Moment<'_>) {
 pub fn a_block_in_force_stops_all_but_the_trusted(moment: &Moment<'_>) {
     let Some(source) = source(moment) else { return };
     for net in around(source) {
-        let (services, host) = (blocked(moment, net, 0, FOREVER), blocked(moment, net, FOREVER, FOREVER));
+        let [services, host] = [End::NONE, End::FOREVER].map(|host| blocked(moment, net, host, End::FOREVER));
         match (moment.guarded().is_some(), moment.seen.class) {
             (true, Some(Class::Allow)) => {
                 assert_eq!(services.verdict.reason, Reason::Blocked, "services of {net}\n{moment}");
@@ -46,11 +45,12 @@ pub fn a_block_in_force_stops_all_but_the_trusted(moment: &Moment<'_>) {
     }
 }
 
-/// Its end is the first nanosecond without it.
+/// Its end is the first moment without it.
 pub fn a_block_that_is_over_changes_nothing(moment: &Moment<'_>) {
     let Some(source) = source(moment) else { return };
     for net in around(source) {
-        let with = blocked(moment, net, moment.now, moment.now);
+        let last = last_end(moment.now);
+        let with = blocked(moment, net, last, last);
         assert_eq!(with, moment.seen, "{net}\n{moment}");
     }
 }
@@ -71,6 +71,6 @@ fn around(source: IpAddr) -> Vec<IpNet> {
     [length, length - 1, length / 2, 0].into_iter().flat_map(net).collect()
 }
 
-fn blocked(moment: &Moment<'_>, net: IpNet, host: u64, services: u64) -> Seen {
+fn blocked(moment: &Moment<'_>, net: IpNet, host: End, services: End) -> Seen {
     moment.at(&moment.world.clone().with_block(net, Ends { host, services }))
 }

@@ -50,6 +50,10 @@ impl Packet for Beginning<'_> {
         self.length
     }
 
+    fn first_buffer(&self) -> usize {
+        self.bytes.len()
+    }
+
     fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
         self.bytes.copy(offset)
     }

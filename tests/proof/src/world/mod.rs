@@ -2,6 +2,8 @@
 
 mod read;
 
+pub use read::last_end;
+
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 

@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use arbitrary::{Arbitrary, Result, Unstructured};
+use guard_common::abi::End;
 use guard_userspace::blocks::nested::Ends;
 use guard_userspace::config::{
     Limits, Policy, Prefix, Protocol, Rate, Service, ServiceMode, SourceGrouping, SourceLimits,
@@ -104,8 +105,14 @@ fn limits(u: &mut Unstructured<'_>) -> Result<BTreeMap<String, Limits>> {
     Ok(LIMITS.map(String::from).into_iter().zip(alone).collect())
 }
 
+/// The last end of a block that is over at that time; none in the first second.
+pub fn last_end(now: u64) -> End {
+    if now < SECOND { End::NONE } else { End::not_before(now - now % SECOND) }
+}
+
 fn block(u: &mut Unstructured<'_>, now: u64) -> Result<Ends> {
-    let ends = [0, now - 1, now, now + 1, now + 3600 * SECOND, u64::MAX];
+    let [next, later] = [now + 1, now + 3600 * SECOND].map(End::not_before);
+    let ends = [End::NONE, last_end(now.saturating_sub(SECOND)), last_end(now), next, later, End::FOREVER];
     let host = *u.choose(&ends)?;
     Ok(Ends { host, services: host.max(*u.choose(&ends)?) })
 }
