@@ -1,11 +1,13 @@
-//! What tests that died have left: namespaces, pins and directories carry the process id of their owner in their names. (So do tracers, which
-//! the next one removes: [`crate::tracer`].)
+//! What tests that died have left: namespaces, and the processes in them, pins and directories carry the process id of their owner in their
+//! names. (So do tracers, which the next one removes: [`crate::tracer`].)
 
 use std::fs;
 use std::path::Path;
 use std::process::{Command, id};
 
 use guard_userspace::datapath::pins::Pins;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 pub const NETNS: &str = "/run/netns";
 pub const BPFFS: &str = "/sys/fs/bpf";
@@ -19,6 +21,9 @@ pub fn prefix() -> String {
 /// Removes what belongs to processes that are gone. Others may do the same at this moment, so failures are none.
 pub fn remove() {
     for name in abandoned(Path::new(NETNS)) {
+        for process in processes(&name) {
+            let _ = kill(process, Signal::SIGKILL);
+        }
         let _ = Command::new("ip").args(["netns", "delete", &name]).output();
     }
     for name in abandoned(Path::new(BPFFS)) {
@@ -30,6 +35,13 @@ pub fn remove() {
     for name in abandoned(&temporary) {
         let _ = fs::remove_dir_all(temporary.join(name));
     }
+}
+
+/// Those that are in a network namespace.
+fn processes(namespace: &str) -> Vec<Pid> {
+    let output = Command::new("ip").args(["netns", "pids", namespace]).output();
+    let ids = output.map(|output| String::from_utf8_lossy(&output.stdout).into_owned()).unwrap_or_default();
+    ids.lines().filter_map(|id| Some(Pid::from_raw(id.trim().parse().ok()?))).collect()
 }
 
 /// The names in a directory whose owner is gone.
@@ -47,7 +59,24 @@ fn owner(name: &str) -> Option<u32> {
 
 #[cfg(test)]
 mod tests {
+    use std::time::Duration;
+
     use super::*;
+    use crate::wait;
+
+    #[test]
+    fn what_runs_in_the_network_of_a_dead_test_ends_with_it() {
+        let mut owner = Command::new("true").spawn().unwrap();
+        owner.wait().unwrap();
+        let name = format!("{PREFIX}-{}-left", owner.id());
+        assert!(Command::new("ip").args(["netns", "add", &name]).status().unwrap().success(), "without root");
+        let mut left = Command::new("ip").args(["netns", "exec", &name, "sleep", "60"]).spawn().unwrap();
+        // Until it is there.
+        assert!(wait::within(Duration::from_secs(10), || !processes(&name).is_empty()));
+        remove();
+        assert!(wait::within(Duration::from_secs(10), || matches!(left.try_wait(), Ok(Some(_)))));
+        assert!(!Path::new(NETNS).join(&name).exists());
+    }
 
     #[test]
     fn only_names_of_tests_have_owners() {
