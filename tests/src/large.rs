@@ -11,14 +11,18 @@ use crate::bpf::random_sources::Range;
 /// A policy of one service, on TCP port 8000, that allows `prefixes` networks of 128 addresses, one in each /24 from 10.0.0.0 on, and
 /// the range that [`blocks`] are of.
 pub fn policy(prefixes: u32) -> String {
+    limited(prefixes, "packets_per_second = 10000000")
+}
+
+/// The same with another limit.
+pub fn limited(prefixes: u32, limit: &str) -> String {
     let mut allow = String::from("\"100.64.0.0/10\"");
     for number in 0..prefixes {
         // Writing to a string cannot fail.
         let _ = write!(allow, ",\n\"{}\"", prefix(number));
     }
     format!(
-        "[[service]]\nname = \"large\"\nports = [8000]\nallow = [{allow}]\nlimits = \"wide\"\n\
-         [limits.wide]\npackets_per_second = 10000000\n"
+        "[[service]]\nname = \"large\"\nports = [8000]\nallow = [{allow}]\nlimits = \"own\"\n[limits.own]\n{limit}\n"
     )
 }
 

@@ -8,7 +8,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 
 use anyhow::{Result, ensure};
 use guard_common::Reason::{self, Allowed, Blocked, NotAllowed, Unguarded};
-use guard_userspace::datapath::Options;
+use guard_userspace::datapath::{Capacities, Options};
 
 use super::spread::Spread;
 use crate::bpf::random_sources::{RandomSources, Range, bare_drop};
@@ -109,6 +109,34 @@ pub fn measure(size: Size, effort: Effort) -> Result<Vec<Cost>> {
     Ok(costs)
 }
 
+/// What an allowed packet costs that is each time from another one of so many sources with state.
+///
+/// # Errors
+/// As [`measure`].
+pub fn tracked(sources: &[u32], effort: Effort) -> Result<Vec<Measured>> {
+    super::stay_on_one_cpu()?;
+    let room = sources.iter().copied().max().unwrap_or_default().next_power_of_two();
+    let capacities = Capacities { sources: room, ..Capacities::default() };
+    let mut kernel = Kernel::with(&Options { capacities, ..Options::default() })?;
+    kernel.publish(&kernel::plan(&large::policy(0))?)?;
+    let program = kernel.datapath.program()?;
+    let bare = bare_drop(program.multi_buffer)?;
+    let of_so_many = |count: &u32| {
+        let timer =
+            |of| Timer::new(of, program.multi_buffer, *count == 1, 8000, large::blocked_range(*count));
+        let (bare, guard) = (timer(bare.as_fd())?, timer(program.descriptor)?);
+        // Until nearly each of them has its state.
+        guard.time(count.saturating_mul(4))?;
+        let mut measured = Rounds::default();
+        for _ in 0..effort.rounds {
+            measured.bare.push(bare.time(effort.packets)?);
+            measured.full.push(guard.time(effort.packets)?);
+        }
+        Ok(measured.full())
+    };
+    sources.iter().map(of_so_many).collect()
+}
+
 fn tables(prefixes: u32, blocks: u32) -> Result<Kernel> {
     let mut kernel = Kernel::with(&Options::default())?;
     kernel.publish(&kernel::plan(&large::policy(prefixes))?)?;
@@ -183,22 +211,26 @@ struct Rounds {
 }
 
 impl Rounds {
-    fn cost(self, packet: &'static str, hot: bool) -> Cost {
-        let Self { bare, small, full } = self;
-        let over = |above: &[f64], below: &[f64]| {
-            Spread::of(above.iter().zip(below).map(|(above, below)| above / below.max(1.0)).collect())
-        };
-        let measured = |nanoseconds: &Vec<f64>| Measured {
-            nanoseconds: Spread::of(nanoseconds.clone()),
-            ratio: over(nanoseconds, &bare),
-        };
-        let has_small = !small.is_empty();
+    fn cost(&self, packet: &'static str, hot: bool) -> Cost {
+        let has_small = !self.small.is_empty();
         Cost {
             packet,
             hot,
-            small: has_small.then(|| measured(&small)),
-            full: measured(&full),
-            growth: has_small.then(|| over(&full, &small)),
+            small: has_small.then(|| self.over_bare(&self.small)),
+            full: self.full(),
+            growth: has_small.then(|| over(&self.full, &self.small)),
         }
     }
+
+    fn full(&self) -> Measured {
+        self.over_bare(&self.full)
+    }
+
+    fn over_bare(&self, nanoseconds: &[f64]) -> Measured {
+        Measured { nanoseconds: Spread::of(nanoseconds.to_vec()), ratio: over(nanoseconds, &self.bare) }
+    }
+}
+
+fn over(above: &[f64], below: &[f64]) -> Spread {
+    Spread::of(above.iter().zip(below).map(|(above, below)| above / below.max(1.0)).collect())
 }

@@ -1,4 +1,4 @@
-//! What people drop strangers with, each on a host of its own and with the same list of those whom it lets in.
+//! What people drop strangers with, and clients that send too much, each on a host of its own and with the same list of those whom it lets in.
 
 use std::fmt::Write as _;
 use std::fs;
@@ -29,7 +29,15 @@ pub enum Kind {
     NftablesInput,
     IptablesInput,
     IptablesRaw,
+    /// With a limit for each client, of [`PACKETS_A_SECOND`], as those below
+    GuardLimit,
+    NftablesLimit,
+    HashlimitInput,
+    HashlimitRaw,
 }
+
+/// What each client may send, and at once.
+const PACKETS_A_SECOND: u32 = 100;
 
 impl Kind {
     pub const fn name(self) -> &'static str {
@@ -42,6 +50,10 @@ impl Kind {
             Self::NftablesInput => "nftables, input",
             Self::IptablesInput => "iptables INPUT, ipset",
             Self::IptablesRaw => "iptables raw, ipset",
+            Self::GuardLimit => "guard",
+            Self::NftablesLimit => "nftables, ingress, limit of a set",
+            Self::HashlimitInput => "iptables INPUT, hashlimit",
+            Self::HashlimitRaw => "iptables raw, hashlimit",
         }
     }
 
@@ -57,22 +69,42 @@ impl Kind {
                 let link = host.enter(|| bpf::attach(program.as_fd(), if_nametoindex("up0")?))?;
                 Held::Program(program, link)
             }
-            Self::Guard => Held::Guard(guard(host, size)?),
+            Self::Guard => Held::Guard(guard(host, size, &large::policy(size.prefixes))?),
+            Self::GuardLimit => {
+                let limit =
+                    format!("packets_per_second = {PACKETS_A_SECOND}\npacket_burst = {PACKETS_A_SECOND}");
+                Held::Guard(guard(host, size, &large::limited(size.prefixes, &limit))?)
+            }
             Self::XdpFilter => Held::XdpFilter(xdp_filter(host)?),
             Self::NftablesIngress => {
-                nftables(host, "netdev", "ingress device up0", size)?;
+                nftables(host, "netdev", "ingress device up0", "", size)?;
+                Held::Host
+            }
+            Self::NftablesLimit => {
+                let limit = format!(
+                    "tcp dport 8000 update @clients {{ ip saddr limit rate over {PACKETS_A_SECOND}/second burst {PACKETS_A_SECOND} packets }} drop"
+                );
+                nftables(host, "netdev", "ingress device up0", &limit, size)?;
                 Held::Host
             }
             Self::NftablesInput => {
-                nftables(host, "ip", "input", size)?;
+                nftables(host, "ip", "input", "", size)?;
                 Held::Host
             }
             Self::IptablesInput => {
-                iptables(host, "-A INPUT", size)?;
+                iptables(host, INPUT, size)?;
                 Held::Host
             }
             Self::IptablesRaw => {
-                iptables(host, "-t raw -A PREROUTING", size)?;
+                iptables(host, RAW, size)?;
+                Held::Host
+            }
+            Self::HashlimitInput => {
+                hashlimit(host, INPUT, size)?;
+                Held::Host
+            }
+            Self::HashlimitRaw => {
+                hashlimit(host, RAW, size)?;
                 Held::Host
             }
         };
@@ -145,8 +177,8 @@ impl Drop for XdpFilter<'_> {
     }
 }
 
-fn guard(host: &Host, size: Size) -> Result<Guard<'_>> {
-    let policy = format!("[attach]\ninterfaces = [\"up0\"]\n{}", large::policy(size.prefixes));
+fn guard<'a>(host: &'a Host, size: Size, policy: &str) -> Result<Guard<'a>> {
+    let policy = format!("[attach]\ninterfaces = [\"up0\"]\n{policy}");
     let running = Guard::start(host, &policy)?;
     running.maps()?.write_blocks(&large::blocks(size.blocks))?;
     Ok(running)
@@ -158,14 +190,19 @@ fn xdp_filter(host: &Host) -> Result<XdpFilter<'_>> {
     Ok(loaded)
 }
 
-fn nftables(host: &Host, family: &str, hook: &str, size: Size) -> Result<()> {
+/// `limit` drops what is over it.
+fn nftables(host: &Host, family: &str, hook: &str, limit: &str, size: Size) -> Result<()> {
     let elements = allowed(size).join(",");
     let rules = format!(
         "table {family} guard {{\nset allowed {{\ntype ipv4_addr\nflags interval\nelements = {{ {elements} }}\n}}\n\
-         chain guard {{\ntype filter hook {hook} priority 0; policy drop\nip saddr @allowed accept\n}}\n}}\n"
+         set clients {{\ntype ipv4_addr\nsize 262144\nflags dynamic\n}}\n\
+         chain guard {{\ntype filter hook {hook} priority 0; policy drop\n{limit}\nip saddr @allowed accept\n}}\n}}\n"
     );
     run(host, "nft", "-f -", &rules)
 }
+
+const INPUT: &str = "-A INPUT";
+const RAW: &str = "-t raw -A PREROUTING";
 
 fn iptables(host: &Host, chain: &str, size: Size) -> Result<()> {
     let mut list = format!("create allowed hash:net maxelem {}\n", size.prefixes.max(65_536) + 1);
@@ -175,6 +212,14 @@ fn iptables(host: &Host, chain: &str, size: Size) -> Result<()> {
     }
     run(host, "ipset", "restore", &list)?;
     run(host, "iptables", &format!("{chain} -i up0 -m set ! --match-set allowed src -j DROP"), "")
+}
+
+fn hashlimit(host: &Host, chain: &str, size: Size) -> Result<()> {
+    iptables(host, chain, size)?;
+    let limit = format!(
+        "--hashlimit-name guard --hashlimit-mode srcip --hashlimit-above {PACKETS_A_SECOND}/second --hashlimit-burst {PACKETS_A_SECOND}"
+    );
+    run(host, "iptables", &format!("{chain} -i up0 -p tcp --dport 8000 -m hashlimit {limit} -j DROP"), "")
 }
 
 /// The prefixes of [`large::policy`], and the host itself: it speaks to itself, too.

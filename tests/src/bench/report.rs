@@ -6,6 +6,7 @@ use anyhow::{Context, Result};
 use guard_userspace::datapath::Capacities;
 
 use super::cost::{Cost, Effort, Measured, Size};
+use super::flood::Flood;
 use super::table::{Cell, Table};
 use super::{control, cost, flood, frames, goodput, load, memory, preallocation, scaling};
 
@@ -18,18 +19,26 @@ const MOST_PREFIXES: u32 = 10_000;
 const FLOOD: u32 = 4;
 
 /// # Errors
-/// As [`flood::measure`].
+/// As [`Flood::measure`].
 pub fn flood(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Table>> {
     let size = Size { prefixes: size.prefixes.min(MOST_PREFIXES), ..size };
-    let title = format!(
-        "a flood of strangers, {} prefixes allowed, {} addresses blocked (guard): a frame, its sending included",
-        size.prefixes, size.blocks
-    );
-    let mut table = Table::new("flood", title, &[("ns", 0), ("bare drops", 2)]);
-    for flood::Row { filter, nanoseconds, ratio } in flood::measure(size, rounds, packets * FLOOD)? {
-        table.row(filter, [Cell::Spread(nanoseconds), Cell::Spread(ratio)]);
-    }
-    Ok(vec![table])
+    let floods = [
+        (Flood::STRANGERS, "flood", "strangers"),
+        (Flood::CLIENT, "flood-client", "one allowed client over its limit of 100 packets a second"),
+    ];
+    let table = |(flood, name, of): (Flood, &str, &str)| {
+        let title = format!(
+            "a flood of {of}, {} prefixes allowed, {} addresses blocked (guard): a frame, its sending included",
+            size.prefixes, size.blocks
+        );
+        let columns = [("ns", 0), ("bare drops", 2), ("ns over a bare drop", 0)];
+        let mut table = Table::new(name, title, &columns);
+        for flood::Row { filter, nanoseconds, ratio, more } in flood.measure(size, rounds, packets * FLOOD)? {
+            table.row(filter, [nanoseconds, ratio, more].map(Cell::Spread));
+        }
+        Ok(table)
+    };
+    floods.into_iter().map(table).collect()
 }
 
 /// How often, how long and by how large a flood goodput is measured.
@@ -150,7 +159,21 @@ pub fn sizes(effort: Effort) -> Result<Vec<Table>> {
         let name = format!("{} prefixes, {} blocks", size.prefixes, size.blocks);
         table.row(name, SIZED.map(|(packet, hot, _)| of(packet, hot)));
     }
-    Ok(vec![table])
+    Ok(vec![table, tracked(effort)?])
+}
+
+/// Sources with limits that are tracked: more than there is room for by default.
+const SOURCES: [u32; 4] = [1, 1_000, 100_000, 1_000_000];
+
+fn tracked(effort: Effort) -> Result<Table> {
+    let title = "an allowed packet in a test run, each time of another one of so many sources with limits";
+    let mut table = Table::new("sources", title, &[("ns", 0), ("bare drops", 1)]);
+    for (sources, Measured { nanoseconds, ratio }) in
+        SOURCES.into_iter().zip(cost::tracked(&SOURCES, effort)?)
+    {
+        table.row(format!("{sources} sources"), [Cell::Spread(nanoseconds), Cell::Spread(ratio)]);
+    }
+    Ok(table)
 }
 
 /// # Errors

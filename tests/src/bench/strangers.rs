@@ -1,4 +1,4 @@
-//! Frames of strangers, and the wire by which they come to a host.
+//! Frames of those who flood, and the wire by which they come to a host.
 
 use std::net::Ipv4Addr;
 
@@ -6,6 +6,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::bpf::generator::IDENTIFIED;
 use crate::frame::{Frame, Ipv4Fragment};
+use crate::large;
 use crate::net::Host;
 
 /// The upper halves of the sources: none of them is allowed.
@@ -40,6 +41,16 @@ pub(super) fn text(mac: [u8; 6]) -> String {
 /// SYNs to the guarded port, for the generator to change their sources: of half a million strangers in all.
 pub(super) fn frames() -> Vec<Vec<u8>> {
     SOURCES.map(frame).to_vec()
+}
+
+/// A SYN of a client that is allowed.
+pub(super) fn frame_of_a_client() -> Vec<u8> {
+    Frame {
+        destination: ADDRESS.octets().into(),
+        destination_mac: MAC,
+        ..Frame::tcp(&large::allowed(0), 8000)
+    }
+    .build()
 }
 
 fn frame([first, second]: [u8; 2]) -> Vec<u8> {

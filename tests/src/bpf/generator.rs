@@ -34,6 +34,14 @@ impl Generator {
         Ok(Self { program: Program::load(&instructions(), false)? })
     }
 
+    /// One that sends the frame as it is.
+    ///
+    /// # Errors
+    /// When the kernel does not take the program.
+    pub fn of_one_source() -> Result<Self> {
+        Ok(Self { program: Program::load(&[set(R0, XDP_TX), exit()], false)? })
+    }
+
     /// Sends `count` frames from an interface of this thread's namespace. The identification and the sequence number go down as the source goes up,
     /// so that the sums of both headers stay the same: the frame has the identification [`IDENTIFIED`], a sequence number whose lower half is 0,
     /// and a source that ends in `.0.0`.
