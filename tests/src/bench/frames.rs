@@ -2,6 +2,8 @@
 //!
 //! Where maps and programs come to lie makes a difference of some nanoseconds either way, so everything is loaded several times, and what is
 //! shown is the spread over all rounds of all loads. `xdp-filter` is measured as it runs: behind its dispatcher.
+//!
+//! Any other program can be measured beside them, on strangers, once somebody has loaded it. It is loaded only once.
 
 use std::os::fd::{AsFd, BorrowedFd};
 
@@ -15,8 +17,8 @@ use super::cost::{Effort, Size};
 use super::filters::XdpFilter;
 use super::spread::Spread;
 use super::stay_on_one_cpu;
-use crate::bpf;
 use crate::bpf::random_sources::bare_drop;
+use crate::bpf::{self, Program};
 use crate::frame::Frame;
 use crate::kernel::{self, Kernel};
 use crate::large;
@@ -30,6 +32,8 @@ pub struct Row {
     pub full: Spread,
     /// xdp-filter that drops all but a list, which is empty. It looks at strangers only.
     pub xdp_filter: Option<Spread>,
+    /// The program that was loaded before, if it drops this frame of a stranger.
+    pub loaded: Option<Spread>,
 }
 
 const LOADS: u32 = 5;
@@ -46,23 +50,27 @@ pub struct Case {
 
 /// What happens, the port, the sources that it happens to, and the reason.
 const CASES: [(&str, u16, [&str; 2], Reason); 5] = [
-    ("to another port", 9, ["192.0.2.1", "2001:db8::1"], Unguarded),
-    ("stranger", PORT, ["192.0.2.1", "2001:db8::1"], NotAllowed),
+    ("to another port", 9, STRANGERS, Unguarded),
+    ("stranger", PORT, STRANGERS, NotAllowed),
     ("blocked", PORT, ["10.0.0.9", "fd00:77::9"], Blocked),
     ("allowed", PORT, ["10.0.0.7", "fd00:77::7"], Allowed),
     ("over its limit", LIMITED_PORT, ["10.0.0.7", "fd00:77::7"], PacketRate),
 ];
+const STRANGERS: [&str; 2] = ["192.0.2.1", "2001:db8::1"];
 const PORT: u16 = 8000;
 const LIMITED_PORT: u16 = 8001;
 
+/// `program` is the kernel's number of one that is loaded, to be measured beside guard.
+///
 /// # Errors
-/// When the kernel refuses something, or a frame does not become what it should.
-pub fn measure(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Row>> {
+/// When the kernel refuses something, a frame does not become what it should, or that program is none that drops strangers.
+pub fn measure(size: Size, Effort { rounds, packets }: Effort, program: Option<u32>) -> Result<Vec<Row>> {
     stay_on_one_cpu()?;
+    let cases = cases();
+    let loaded = program.map(|number| Loaded::find(number, &cases)).transpose()?;
     let network = Network::new()?;
     let host = network.host("filter", 1, &[])?;
-    let cases = cases();
-    let mut measured = vec![[Vec::new(), Vec::new(), Vec::new()]; cases.len()];
+    let mut measured = vec![Measured::default(); cases.len()];
     for _ in 0..LOADS {
         let filter = XdpFilter::load(&host, "eth0", "ipv4,ipv6,tcp")?;
         let filter = filter.program()?;
@@ -77,28 +85,97 @@ pub fn measure(size: Size, Effort { rounds, packets }: Effort) -> Result<Vec<Row
                 ensure!(verdict == XDP_DROP, "xdp-filter answers {verdict} to {}", case.name);
             }
         }
-        let guards = [small.datapath.program()?.descriptor, full.datapath.program()?.descriptor];
+        let programs = Programs {
+            bare: bare.as_fd(),
+            small: small.datapath.program()?.descriptor,
+            full: full.datapath.program()?.descriptor,
+            xdp_filter: filter.as_fd(),
+            loaded: loaded.as_ref(),
+        };
         for _ in 0..rounds.div_ceil(LOADS) {
-            for (case, [of_small, of_full, of_filter]) in cases.iter().zip(&mut measured) {
-                let time = |program: BorrowedFd<'_>| {
-                    Ok::<_, anyhow::Error>(f64::from(bpf::time(program, &case.frame, packets)?))
-                };
-                let below = time(bare.as_fd())?;
-                of_small.push(time(guards[0])? - below);
-                of_full.push(time(guards[1])? - below);
-                if case.reason == NotAllowed {
-                    of_filter.push(time(filter.as_fd())? - below);
-                }
+            for (case, measured) in cases.iter().zip(&mut measured) {
+                programs.time(case, packets, measured)?;
             }
         }
     }
-    let row = |(case, [small, full, filter]): (&Case, [Vec<f64>; 3])| Row {
-        frame: case.name.clone(),
-        small: Spread::of(small),
-        full: Spread::of(full),
-        xdp_filter: (!filter.is_empty()).then(|| Spread::of(filter)),
-    };
-    Ok(cases.iter().zip(measured).map(row).collect())
+    Ok(cases.iter().zip(measured).map(|(case, measured)| measured.row(case)).collect())
+}
+
+/// A program that is there already, whoever loaded it.
+struct Loaded {
+    program: Program,
+    /// The strangers' frames that it drops, by their names. What it does otherwise cannot be compared.
+    dropped: Vec<String>,
+}
+
+impl Loaded {
+    fn find(number: u32, cases: &[Case]) -> Result<Self> {
+        let program = Program::of_number(number)?;
+        let mut dropped = Vec::new();
+        for case in cases.iter().filter(|case| case.reason == NotAllowed) {
+            if bpf::run(program.as_fd(), &case.frame)? == XDP_DROP {
+                dropped.push(case.name.clone());
+            }
+        }
+        let [v4, v6] = STRANGERS;
+        ensure!(
+            !dropped.is_empty(),
+            "program {number} answers XDP_DROP to no TCP segment from {v4} or {v6} to port {PORT}"
+        );
+        Ok(Self { program, dropped })
+    }
+
+    fn drops(&self, case: &Case) -> bool {
+        self.dropped.contains(&case.name)
+    }
+}
+
+/// What is timed in a round.
+struct Programs<'a> {
+    bare: BorrowedFd<'a>,
+    small: BorrowedFd<'a>,
+    full: BorrowedFd<'a>,
+    xdp_filter: BorrowedFd<'a>,
+    loaded: Option<&'a Loaded>,
+}
+
+impl Programs<'_> {
+    /// Times those that are to judge this frame, one after the other.
+    fn time(&self, case: &Case, packets: u32, measured: &mut Measured) -> Result<()> {
+        let time = |program: BorrowedFd<'_>| bpf::time(program, &case.frame, packets).map(f64::from);
+        let below = time(self.bare)?;
+        measured.small.push(time(self.small)? - below);
+        measured.full.push(time(self.full)? - below);
+        if case.reason == NotAllowed {
+            measured.xdp_filter.push(time(self.xdp_filter)? - below);
+        }
+        if let Some(loaded) = self.loaded.filter(|loaded| loaded.drops(case)) {
+            measured.loaded.push(time(loaded.program.as_fd())? - below);
+        }
+        Ok(())
+    }
+}
+
+/// All rounds of one frame, in nanoseconds over the bare drop of the same round.
+#[derive(Clone, Default)]
+struct Measured {
+    small: Vec<f64>,
+    full: Vec<f64>,
+    xdp_filter: Vec<f64>,
+    loaded: Vec<f64>,
+}
+
+impl Measured {
+    fn row(self, case: &Case) -> Row {
+        let some = |times: Vec<f64>| (!times.is_empty()).then(|| Spread::of(times));
+        Row {
+            frame: case.name.clone(),
+            small: Spread::of(self.small),
+            full: Spread::of(self.full),
+            xdp_filter: some(self.xdp_filter),
+            loaded: some(self.loaded),
+        }
+    }
 }
 
 impl Case {

@@ -6,7 +6,7 @@
 //! | [`cost`] | nanoseconds a packet, with small and with full tables, against a bare `XDP_DROP` |
 //! | [`filters`] | guard and what people use instead, on hosts |
 //! | [`flood`] | a flood of strangers, against guard and against what people use instead |
-//! | [`frames`] | nanoseconds over a bare drop for each frame that matters, against xdp-filter |
+//! | [`frames`] | nanoseconds over a bare drop for each frame that matters, against xdp-filter and any program that is loaded |
 //! | [`goodput`] | what allowed clients get while a flood runs |
 //! | [`load`] | how long a million blocks and a hundred thousand prefixes take until they are live |
 //! | [`memory`] | what the kernel takes for the tables |

@@ -178,15 +178,19 @@ fn tracked(effort: Effort) -> Result<Table> {
 
 /// # Errors
 /// As [`frames::measure`].
-pub fn frames(size: Size, effort: Effort) -> Result<Vec<Table>> {
+pub fn frames(size: Size, effort: Effort, program: Option<u32>) -> Result<Vec<Table>> {
     let title = format!(
         "a frame in a test run: nanoseconds over a bare XDP_DROP (full: {} prefixes, {} blocks)",
         size.prefixes, size.blocks
     );
     let columns = [("small tables, ns", 0), ("full tables, ns", 0), ("xdp-filter, no list, ns", 0)];
     let mut table = Table::new("frames", title, &columns);
-    for frames::Row { frame, small, full, xdp_filter } in frames::measure(size, effort)? {
-        table.row(frame, [Some(small), Some(full), xdp_filter].map(Cell::from));
+    if let Some(number) = program {
+        table.column(format!("program {number}, ns"), 0);
+    }
+    for frames::Row { frame, small, full, xdp_filter, loaded } in frames::measure(size, effort, program)? {
+        let cells = [Some(small), Some(full), xdp_filter, loaded].map(Cell::from);
+        table.row(frame, &cells[..table.columns.len()]);
     }
     Ok(vec![table])
 }

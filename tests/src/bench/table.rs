@@ -28,7 +28,7 @@ pub struct Table {
 /// What a column has, with the unit.
 #[derive(Clone, Debug, Serialize)]
 pub struct Column {
-    pub name: &'static str,
+    pub name: String,
     #[serde(skip)]
     pub decimals: usize,
 }
@@ -66,8 +66,22 @@ impl Cell {
 
 impl Table {
     pub fn new(name: impl Into<String>, title: impl Into<String>, columns: &[(&'static str, usize)]) -> Self {
-        let columns = columns.iter().map(|(name, decimals)| Column { name, decimals: *decimals }).collect();
-        Self { name: name.into(), title: title.into(), columns, rows: Vec::new(), plotted: 0 }
+        let mut table = Self {
+            name: name.into(),
+            title: title.into(),
+            columns: Vec::new(),
+            rows: Vec::new(),
+            plotted: 0,
+        };
+        for (name, decimals) in columns {
+            table.column(*name, *decimals);
+        }
+        table
+    }
+
+    /// One more, after the others.
+    pub fn column(&mut self, name: impl Into<String>, decimals: usize) {
+        self.columns.push(Column { name: name.into(), decimals });
     }
 
     pub fn row(&mut self, name: impl Into<String>, cells: impl Into<Vec<Cell>>) {
@@ -143,6 +157,14 @@ mod tests {
             \x20 guard             60 (59–62)              2.50\n\
             \x20 nothing <at all>          21                 -\n";
         assert_eq!(table().to_string(), expected);
+    }
+
+    #[test]
+    fn a_column_can_have_a_name_that_is_not_known_before() {
+        let mut table = Table::new("demo", "programs", &[("ns", 0)]);
+        table.column(format!("program {}", 42), 1);
+        table.row("frame", [Cell::Number(1.0), Cell::Number(2.0)]);
+        assert_eq!(table.to_string(), "programs\n         ns  program 42\n  frame   1         2.0\n");
     }
 
     #[test]

@@ -18,7 +18,7 @@ use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 
 const CREATE: libc::c_int = 0;
 const LOOK_UP: libc::c_int = 1;
@@ -104,9 +104,7 @@ impl Map {
     /// # Errors
     /// When it does not say.
     pub fn memory(&self) -> Result<u64> {
-        let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", self.0.as_raw_fd()))?;
-        let bytes = text.lines().find_map(|line| line.strip_prefix("memlock:"));
-        bytes.and_then(|bytes| bytes.trim().parse().ok()).context("the kernel does not say")
+        told(self.as_fd(), "memlock:")
     }
 }
 
@@ -150,12 +148,16 @@ impl Program {
     /// One that is loaded, by the kernel's number of it.
     ///
     /// # Errors
-    /// When there is none.
+    /// When there is none, or it is not for XDP.
     pub fn of_number(number: u32) -> Result<Self> {
         let mut attributes = [number, 0, 0];
-        let descriptor = call(DESCRIPTOR_OF_PROGRAM, &mut attributes).context("there is no such program")?;
+        let descriptor = call(DESCRIPTOR_OF_PROGRAM, &mut attributes)
+            .with_context(|| format!("there is no program {number}"))?;
         // SAFETY: the kernel has just made this descriptor for us.
-        Ok(Self(unsafe { OwnedFd::from_raw_fd(descriptor) }))
+        let program = Self(unsafe { OwnedFd::from_raw_fd(descriptor) });
+        let kind = told(program.as_fd(), "prog_type:")?;
+        ensure!(kind == u64::from(XDP), "program {number} is not for XDP");
+        Ok(program)
     }
 }
 
@@ -163,6 +165,13 @@ impl AsFd for Program {
     fn as_fd(&self) -> BorrowedFd<'_> {
         self.0.as_fd()
     }
+}
+
+/// A number that the kernel tells of a map or a program.
+fn told(descriptor: BorrowedFd<'_>, key: &str) -> Result<u64> {
+    let text = fs::read_to_string(format!("/proc/self/fdinfo/{}", descriptor.as_raw_fd()))?;
+    let number = text.lines().find_map(|line| line.strip_prefix(key));
+    number.and_then(|number| number.trim().parse().ok()).context("the kernel does not say")
 }
 
 /// Runs a program on a frame. Returns its answer.

@@ -12,8 +12,9 @@ use crate::{packages, privilege, process};
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
   cargo xtask bench
-  cargo xtask bench -- flood      one part of it
-  cargo xtask bench -- --help     what can be measured otherwise
+  cargo xtask bench -- flood                     one part of it
+  cargo xtask bench -- frames --program 42       beside guard, an XDP program that is loaded, by the kernel's number of it
+  cargo xtask bench -- --help                    what can be measured otherwise
 
 Floods only networks of its own. Ratios hold on a machine that others use too, nanoseconds do not; docs/performance.md has the figures of a run.")]
 pub(crate) struct Bench {

@@ -42,7 +42,7 @@ fn draw(
     let height = AROUND + BAR * u32::try_from(count)?;
     let most = bars.iter().map(|(_, [_, _, upper])| *upper).fold(0.0, f64::max);
     let letters = bars.iter().map(|(name, _)| name.chars().count()).max().unwrap_or_default();
-    let unit = table.columns.get(table.plotted).map_or("", |column| column.name);
+    let unit = table.columns.get(table.plotted).map_or("", |column| column.name.as_str());
     let area = SVGBackend::with_string(svg, (WIDTH, height)).into_drawing_area();
     area.fill(&WHITE)?;
     let mut chart = ChartBuilder::on(&area)
