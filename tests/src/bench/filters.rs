@@ -157,7 +157,7 @@ impl<'a> XdpFilter<'a> {
         feed(command.args(["--mount", "sh", "-c", &script]).arg(&self.pins).args(arguments), "")
     }
 
-    /// What is attached: the dispatcher that calls it.
+    /// What is attached: the dispatcher that calls it or, where the kernel does not take that, the program itself.
     ///
     /// # Errors
     /// When the kernel does not say.

@@ -1,7 +1,7 @@
 //! Nanoseconds over a bare `XDP_DROP`, for each frame that matters: IPv4 and IPv6, with and without a VLAN tag, small tables and full ones.
 //!
 //! Where maps and programs come to lie makes a difference of some nanoseconds either way, so everything is loaded several times, and what is
-//! shown is the spread over all rounds of all loads. `xdp-filter` is measured as it runs: behind its dispatcher.
+//! shown is the spread over all rounds of all loads. `xdp-filter` is measured as libxdp loads it: behind its dispatcher, if the kernel takes that.
 //!
 //! Any other program can be measured beside them, on strangers, once somebody has loaded it. It is loaded only once.
 
