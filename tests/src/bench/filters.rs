@@ -29,7 +29,7 @@ pub enum Kind {
     NftablesInput,
     IptablesInput,
     IptablesRaw,
-    /// With a limit for each client, of [`PACKETS_A_SECOND`], as those below
+    /// With a limit for each client, of 100 packets a second, as those below
     GuardLimit,
     NftablesLimit,
     HashlimitInput,
