@@ -1,10 +1,13 @@
 //! Whatever happens to the agent, nothing of a stranger arrives and nothing of a client is lost: shown by traffic that never pauses.
 
 use std::fs;
+use std::net::IpAddr;
 use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
-use guard_common::abi;
+use guard_common::Address;
+use guard_common::abi::{self, Block, End};
+use guard_tests::bpf::{HASH, Map, NO_PREALLOC, Shape, TRIE};
 use guard_tests::guard::Guard;
 use guard_tests::pause_free::{Totals, Traffic};
 use guard_tests::scene::{ALLOW, Scene};
@@ -88,6 +91,37 @@ fn upgraded_to_a_build_with_other_maps() -> Result<()> {
         }
         Ok(())
     })?);
+    Ok(())
+}
+
+/// Blocks had other values then, and nobody but the kernel knows of this one.
+#[test]
+fn blocks_of_a_build_before_are_taken_over_without_a_ledger() -> Result<()> {
+    const BLOCKED: &str = "10.77.1.9";
+    let scene = Scene::new()?;
+    let mut guard = Guard::start(&scene.server, &policy("web", ""))?;
+    guard.kill()?;
+    let set = the_set(&guard.pins())?;
+    let older = guard.pins().join(set.replace(&format!("abi-{}-", abi::VERSION), "abi-4-"));
+    fs::rename(guard.pins().join(&set), &older).context("cannot rename the set")?;
+    let (host, services, dropped) = (0, u64::MAX, 7);
+    let value = [host, services, dropped].map(u64::to_ne_bytes).concat();
+    let blocks = Map::new(Shape { kind: HASH, key: 16, value: 24, entries: 16, flags: 0 })?;
+    let key = Address::from(BLOCKED.parse::<IpAddr>()?).to_bytes();
+    blocks.write_all(&[key], &[<[u8; 24]>::try_from(value.as_slice())?])?;
+    fs::remove_file(older.join("BLOCKS"))?;
+    blocks.pin(&older.join("BLOCKS"))?;
+    // So have the prefixes.
+    let prefixes = Map::new(Shape { kind: TRIE, key: 20, value: 24, entries: 16, flags: NO_PREALLOC })?;
+    fs::remove_file(older.join("BLOCK_PREFIXES"))?;
+    prefixes.pin(&older.join("BLOCK_PREFIXES"))?;
+    fs::remove_dir_all(guard.state_directory())?;
+    guard.run()?;
+    let block = guard.maps()?.block(&format!("{BLOCKED}/32").parse()?)?;
+    let expected = Block { host_until: End::NONE, services_until: End::FOREVER, dropped };
+    ensure!(block == Some(expected), "{block:?}: {}", guard.log());
+    let (_, blocks, _) = guard.output(&["blocks"])?;
+    ensure!(blocks.contains(BLOCKED) && blocks.contains("found in the kernel"), "{blocks}");
     Ok(())
 }
 

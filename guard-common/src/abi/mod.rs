@@ -27,7 +27,7 @@ pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 4;
+pub const VERSION: u32 = 5;
 
 #[cfg(test)]
 mod layout;

@@ -65,11 +65,11 @@ impl Memory {
         self.offenders.values().filter(|offender| offender.until > now).count()
     }
 
-    /// Remembers a block that is made now, and forgets whom it may.
-    pub fn note(&mut self, block: &Automatic, now: i64, forget_after: Duration) -> Changed {
+    /// Remembers a block that is made now and ends in the kernel at `until`, and forgets whom it may.
+    pub fn note(&mut self, block: &Automatic, now: i64, until: i64, forget_after: Duration) -> Changed {
         let before: HashSet<IpNet> = self.forgotten(now, forget_after);
         self.offenders.retain(|net, _| !before.contains(net));
-        let offender = Offender { strikes: block.strike, until: now.saturating_add(millis(block.lasts)) };
+        let offender = Offender { strikes: block.strike, until };
         self.offenders.insert(block.net, offender);
         let mut changed: Changed =
             before.into_iter().chain(self.make_room()).map(|net| (net, None)).collect();

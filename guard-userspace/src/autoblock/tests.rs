@@ -70,8 +70,9 @@ impl Host {
         let in_force = InForce { host: Duration::ZERO, services };
         let decision = decide(&rules, offence, &self.memory, in_force, self.now);
         if let Decision::Block(block) = &decision {
-            self.memory.note(block, self.now, self.policy.forget_after);
-            self.blocked_until.insert(block.net, self.now + block.lasts.as_millis() as i64);
+            let until = self.now + block.lasts.as_millis() as i64;
+            self.memory.note(block, self.now, until, self.policy.forget_after);
+            self.blocked_until.insert(block.net, until);
         }
         decision
     }
@@ -206,7 +207,8 @@ fn the_memory_is_bounded_and_forgets_the_oldest() {
     };
     let mut persisted = HashMap::new();
     for number in 0..1000 {
-        for (net, offender) in memory.note(&block(number, 1), i64::from(number), MINUTE * 1000) {
+        let now = i64::from(number);
+        for (net, offender) in memory.note(&block(number, 1), now, now + 60_000, MINUTE * 1000) {
             match offender {
                 Some(offender) => persisted.insert(net, offender),
                 None => persisted.remove(&net),
@@ -220,7 +222,7 @@ fn the_memory_is_bounded_and_forgets_the_oldest() {
         assert!(known.is_some(), "{number}");
     }
     assert_eq!(memory.get(&block(0, 1).net, 1000, MINUTE * 1000), None);
-    let changed = memory.note(&block(5000, 1), 1_000_000, MINUTE);
+    let changed = memory.note(&block(5000, 1), 1_000_000, 1_060_000, MINUTE);
     assert_eq!(memory.len(), 1, "all others are forgotten");
     assert_eq!(changed.values().filter(|offender| offender.is_some()).count(), 1);
 }

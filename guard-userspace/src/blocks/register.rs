@@ -128,9 +128,11 @@ impl Register {
         }
         let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
         let blocks = [automatic_block(automatic, &clock, at)];
-        let added = self.told.block(maps, &self::ends(blocks.iter().map(Block::end), &clock))?;
+        let wanted = self::ends(blocks.iter().map(Block::end), &clock);
+        let until = wanted.values().map(|ends| ends.services.nanoseconds() / 1_000_000).max().unwrap_or(0);
+        let added = self.told.block(maps, &wanted)?;
         self.added.added_auto += 1;
-        let offenders = self.memory.note(automatic, time, rules.autoblock.forget_after);
+        let offenders = self.memory.note(automatic, time, until.cast_signed(), rules.autoblock.forget_after);
         let [block] = blocks;
         let events = notes::blocked(std::slice::from_ref(&block)).into_iter().collect();
         let put = BTreeMap::from([((block.net, block.scope), block)]);

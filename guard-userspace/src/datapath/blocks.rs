@@ -2,10 +2,11 @@
 
 use std::net::IpAddr;
 
+use aya::Pod;
 use aya::maps::lpm_trie::Key;
 use aya::maps::{HashMap, MapData, MapError};
 use guard_common::Address;
-use guard_common::abi::Block;
+use guard_common::abi::{Block, End};
 use ipnet::IpNet;
 
 use super::{Error, Maps, bpf};
@@ -14,6 +15,19 @@ const ADDRESSES: &str = "BLOCKS";
 const PREFIXES: &str = "BLOCK_PREFIXES";
 /// IPv4 lies in mapped form: its prefixes are longer by this many bits.
 const MAPPED_BITS: u8 = 96;
+
+/// [`Block`] before version 5: nanoseconds until when the host and the services are closed (0: not at all, the largest: forever), and
+/// packets dropped.
+type OldBlock = [u64; 3];
+
+fn of_old([host, services, dropped]: OldBlock) -> Block {
+    let end = |nanoseconds| match nanoseconds {
+        0 => End::NONE,
+        u64::MAX => End::FOREVER,
+        nanoseconds => End::not_before(nanoseconds),
+    };
+    Block { host_until: end(host), services_until: end(services), dropped }
+}
 
 impl Maps {
     /// Writes blocks, over those of the same address or prefix; their counters of dropped packets begin anew.
@@ -86,10 +100,7 @@ impl Maps {
     /// # Errors
     /// When the table cannot be read.
     pub fn block_addresses(&self) -> Result<Vec<(IpNet, Block)>, Error> {
-        let addresses = bpf::read_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?)
-            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
-        let net = |address| IpNet::from(IpAddr::from(Address::v6(address)));
-        Ok(addresses.into_iter().map(|(address, block)| (net(address), block)).collect())
+        self.addresses_with()
     }
 
     /// The blocks of prefixes, in no order.
@@ -97,9 +108,7 @@ impl Maps {
     /// # Errors
     /// When the table cannot be read.
     pub fn block_prefixes(&self) -> Result<Vec<(IpNet, Block)>, Error> {
-        let prefixes = bpf::read_all::<Key<[u8; 16]>, Block>(self.descriptor(PREFIXES)?)
-            .map_err(|source| Error::Table { table: PREFIXES, source })?;
-        Ok(prefixes.into_iter().filter_map(|(key, block)| Some((net_of(&key)?, block))).collect())
+        self.prefixes_with()
     }
 
     /// All blocks, in no order.
@@ -108,6 +117,29 @@ impl Maps {
     /// When the tables cannot be read.
     pub fn blocks(&self) -> Result<Vec<(IpNet, Block)>, Error> {
         Ok([self.block_addresses()?, self.block_prefixes()?].concat())
+    }
+
+    /// The same of a set of maps that may be of an older build, whose ends were nanoseconds.
+    pub(super) fn blocks_of_any_build(&self) -> Result<Vec<(IpNet, Block)>, Error> {
+        let failed = |source| Error::Table { table: ADDRESSES, source };
+        if bpf::value_size(self.descriptor(ADDRESSES)?).map_err(failed)? != size_of::<OldBlock>() {
+            return self.blocks();
+        }
+        let old = [self.addresses_with::<OldBlock>()?, self.prefixes_with()?].concat();
+        Ok(old.into_iter().map(|(net, block)| (net, of_old(block))).collect())
+    }
+
+    fn addresses_with<V: Pod>(&self) -> Result<Vec<(IpNet, V)>, Error> {
+        let addresses = bpf::read_all::<[u8; 16], V>(self.descriptor(ADDRESSES)?)
+            .map_err(|source| Error::Table { table: ADDRESSES, source })?;
+        let net = |address| IpNet::from(IpAddr::from(Address::v6(address)));
+        Ok(addresses.into_iter().map(|(address, block)| (net(address), block)).collect())
+    }
+
+    fn prefixes_with<V: Pod>(&self) -> Result<Vec<(IpNet, V)>, Error> {
+        let prefixes = bpf::read_all::<Key<[u8; 16]>, V>(self.descriptor(PREFIXES)?)
+            .map_err(|source| Error::Table { table: PREFIXES, source })?;
+        Ok(prefixes.into_iter().filter_map(|(key, block)| Some((net_of(&key)?, block))).collect())
     }
 
     /// Says how many blocks concern the whole host: while there are none, traffic to other ports is not looked up.

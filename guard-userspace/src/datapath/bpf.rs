@@ -162,6 +162,12 @@ pub(super) fn from_bytes<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
 
 /// Reads all pairs of a hash, a trie or an array. What is written meanwhile may be among them or not.
 pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    // The kernel writes as much as the map has, whatever there is room for; and a pin may be of another build, or of somebody else.
+    let MapInfo { key_size, value_size, .. } = info(map)?;
+    if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
+        let what = format!("it has keys of {key_size} and values of {value_size} bytes");
+        return Err(io::Error::new(io::ErrorKind::InvalidData, what));
+    }
     // SAFETY: plain data is valid for any bytes, zeros included.
     let zero: (K, V) = unsafe { std::mem::zeroed() };
     let mut room = 4096;
@@ -229,6 +235,21 @@ pub(super) fn look(map: BorrowedFd<'_>, key_size: u32, value_size: u32, room: us
         Err(error) => return Err(error),
     };
     Ok(Look { entries: attributes.count, cursor })
+}
+
+/// Bytes of each value of a map.
+pub(super) fn value_size(map: BorrowedFd<'_>) -> io::Result<usize> {
+    Ok(info::<MapInfo>(map)?.value_size as usize)
+}
+
+/// The beginning of `struct bpf_map_info`.
+#[repr(C)]
+#[derive(Default)]
+struct MapInfo {
+    kind: u32,
+    id: u32,
+    key_size: u32,
+    value_size: u32,
 }
 
 /// Opens what is pinned at `path`.
@@ -305,14 +326,20 @@ struct InfoAttributes {
 }
 
 pub(super) fn xdp_link_info(link: BorrowedFd<'_>) -> io::Result<XdpLinkInfo> {
-    let mut info = LinkInfo::default();
+    let LinkInfo { program, interface, .. } = info(link)?;
+    Ok(XdpLinkInfo { program, interface })
+}
+
+/// As much as `T` takes of what the kernel tells about an object.
+fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
+    let mut info = T::default();
     let mut attributes = InfoAttributes {
-        descriptor: link.as_raw_fd().cast_unsigned(),
-        length: size_of::<LinkInfo>() as u32,
+        descriptor: object.as_raw_fd().cast_unsigned(),
+        length: size_of::<T>() as u32,
         info: std::ptr::from_mut(&mut info) as u64,
     };
     call(OBJECT_GET_INFO, &mut attributes)?;
-    Ok(XdpLinkInfo { program: info.program, interface: info.interface })
+    Ok(info)
 }
 
 /// Cuts a link off its interface, whoever else holds it.

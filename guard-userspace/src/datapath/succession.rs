@@ -15,11 +15,11 @@ use super::maps::Maps;
 use super::pins::MapSet;
 use super::{Datapath, Error, bpf};
 
-/// Versions of the layout whose service names and counters are those of this build. From any other nothing is taken over.
+/// Versions of the layout whose service names and counters are those of this build, and whose blocks it can read. From any other nothing is
+/// taken over here; the agent knows the blocks from its ledger.
 const SAME_LAYOUT: RangeInclusive<u32> = 1..=abi::VERSION;
-/// Versions whose blocks and meters are, too. Of others the agent knows the blocks from its ledger, and the meters are forgotten, in favour
-/// of the sources.
-const SAME_STATE: RangeInclusive<u32> = 4..=abi::VERSION;
+/// Versions whose meters are. Those of others are forgotten, in favour of the sources.
+const SAME_METERS: RangeInclusive<u32> = 4..=abi::VERSION;
 
 /// What a new set has taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,9 +40,7 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
         return Ok(succession);
     }
     let old = Maps::open_set(from)?;
-    if SAME_STATE.contains(&from.version())
-        && let Some(blocks) = present(old.blocks())?
-    {
+    if let Some(blocks) = present(old.blocks_of_any_build())? {
         to.write_blocks(&blocks)?;
         to.set_host_blocks(blocks.iter().filter(|(_, block)| block.host_until != End::NONE).count() as u64)?;
         succession.blocks = blocks.len();
@@ -53,7 +51,7 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
             to.array_mut::<ServiceName>("SERVICE_NAMES")?.set(index as u32, name?, 0)?;
         }
     }
-    if SAME_STATE.contains(&from.version())
+    if SAME_METERS.contains(&from.version())
         && let Some(meters) = present(old.meters())?
     {
         to.write_meters(&meters)?;

@@ -62,6 +62,7 @@ impl Kind {
     /// # Errors
     /// When a tool is missing or refuses.
     pub(super) fn install(self, host: &Host, size: Size) -> Result<Filter<'_>> {
+        let on = |rules: Result<()>| rules.map(|()| Held::Host);
         let held = match self {
             Self::Nothing => Held::Host,
             Self::BareDrop => {
@@ -76,37 +77,18 @@ impl Kind {
                 Held::Guard(guard(host, size, &large::limited(size.prefixes, &limit))?)
             }
             Self::XdpFilter => Held::XdpFilter(xdp_filter(host)?),
-            Self::NftablesIngress => {
-                nftables(host, "netdev", "ingress device up0", "", size)?;
-                Held::Host
-            }
+            Self::NftablesIngress => on(nftables(host, INGRESS, "", size))?,
             Self::NftablesLimit => {
                 let limit = format!(
                     "tcp dport 8000 update @clients {{ ip saddr limit rate over {PACKETS_A_SECOND}/second burst {PACKETS_A_SECOND} packets }} drop"
                 );
-                nftables(host, "netdev", "ingress device up0", &limit, size)?;
-                Held::Host
+                on(nftables(host, INGRESS, &limit, size))?
             }
-            Self::NftablesInput => {
-                nftables(host, "ip", "input", "", size)?;
-                Held::Host
-            }
-            Self::IptablesInput => {
-                iptables(host, INPUT, size)?;
-                Held::Host
-            }
-            Self::IptablesRaw => {
-                iptables(host, RAW, size)?;
-                Held::Host
-            }
-            Self::HashlimitInput => {
-                hashlimit(host, INPUT, size)?;
-                Held::Host
-            }
-            Self::HashlimitRaw => {
-                hashlimit(host, RAW, size)?;
-                Held::Host
-            }
+            Self::NftablesInput => on(nftables(host, ("ip", "input"), "", size))?,
+            Self::IptablesInput => on(iptables(host, INPUT, size))?,
+            Self::IptablesRaw => on(iptables(host, RAW, size))?,
+            Self::HashlimitInput => on(hashlimit(host, INPUT, size))?,
+            Self::HashlimitRaw => on(hashlimit(host, RAW, size))?,
         };
         Ok(Filter { kind: self, _held: held })
     }
@@ -190,8 +172,11 @@ fn xdp_filter(host: &Host) -> Result<XdpFilter<'_>> {
     Ok(loaded)
 }
 
+/// The family and the hook of nftables that see a packet first.
+const INGRESS: (&str, &str) = ("netdev", "ingress device up0");
+
 /// `limit` drops what is over it.
-fn nftables(host: &Host, family: &str, hook: &str, limit: &str, size: Size) -> Result<()> {
+fn nftables(host: &Host, (family, hook): (&str, &str), limit: &str, size: Size) -> Result<()> {
     let elements = allowed(size).join(",");
     let rules = format!(
         "table {family} guard {{\nset allowed {{\ntype ipv4_addr\nflags interval\nelements = {{ {elements} }}\n}}\n\

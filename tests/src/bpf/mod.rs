@@ -14,14 +14,18 @@ pub mod instruction;
 pub mod paced;
 pub mod random_sources;
 
+use std::ffi::CString;
 use std::fs;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
+use std::os::unix::ffi::OsStrExt;
+use std::path::Path;
 
 use anyhow::{Context, Result, ensure};
 
 const CREATE: libc::c_int = 0;
 const LOOK_UP: libc::c_int = 1;
+const PIN: libc::c_int = 6;
 const UPDATE: libc::c_int = 2;
 const LOAD: libc::c_int = 5;
 const DESCRIPTOR_OF_PROGRAM: libc::c_int = 13;
@@ -39,6 +43,7 @@ const LIVE_FRAMES: u32 = 1 << 1;
 pub const HASH: u32 = 1;
 pub const ARRAY: u32 = 2;
 pub const PROGRAMS: u32 = 3;
+pub const TRIE: u32 = 11;
 /// Elements are allocated when they are written, not when the map is made.
 pub const NO_PREALLOC: u32 = 1;
 
@@ -84,6 +89,16 @@ impl Map {
             flags: [0; 2],
         };
         call(UPDATE_BATCH, &mut attributes).context("cannot write a batch").map(drop)
+    }
+
+    /// Pins it. The file is the caller's to remove.
+    ///
+    /// # Errors
+    /// When there is something, or no file system of BPF.
+    pub fn pin(&self, path: &Path) -> Result<()> {
+        let name = CString::new(path.as_os_str().as_bytes())?;
+        let mut attributes = [name.as_ptr() as u64, u64::from(self.0.as_raw_fd().cast_unsigned())];
+        call(PIN, &mut attributes).with_context(|| format!("cannot pin {}", path.display())).map(drop)
     }
 
     /// The first value of an array, in words; its size is that of as many.
