@@ -24,6 +24,7 @@
 //! | [`drops`] | dropped packets, as the kernel samples them |
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
+//! | [`local_ports`] | the ports that the kernel gives to connections going out |
 //! | [`recommend`] | limits from what was seen |
 //! | [`agent`] | the daemon |
 //! | [`control`] | the control socket, as its clients see it |
@@ -42,6 +43,7 @@ pub mod drops;
 pub mod events;
 pub mod explain;
 pub mod ledger;
+pub mod local_ports;
 pub mod memory;
 pub mod network;
 pub mod plan;

@@ -9,6 +9,7 @@ use super::keyword::{Protocol, ServiceMode};
 use super::policy::{DEFAULT_ROUTE, Policy};
 use super::written::{Written, WrittenService};
 use super::{Checked, Report, check, prefix, read, units};
+use crate::local_ports::LocalPorts;
 
 /// Name of the service that flags describe.
 const SERVICE: &str = "default";
@@ -27,7 +28,7 @@ pub struct Flags {
 ///
 /// # Errors
 /// With everything that is wrong; each message begins with the flag.
-pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
+pub fn from_flags(local: &LocalPorts, flags: &Flags) -> Result<Checked, Report> {
     let line = CommandLine::new(flags);
     let mut findings = Findings::new(Source::Flags { line: &line.text });
     let mut rest = Policy::default();
@@ -49,7 +50,7 @@ pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
         trusted: Vec::new(),
         rest,
     };
-    check::check(&mut findings, &written);
+    check::check(&mut findings, &written, local);
     let policy = written.into_policy(&findings);
     Ok(Checked { policy, warnings: findings.finish()? })
 }
@@ -59,7 +60,7 @@ pub fn from_flags(flags: &Flags) -> Result<Checked, Report> {
 ///
 /// # Errors
 /// With everything that is wrong; each message begins with the flag.
-pub fn apply_flags(file: Checked, flags: &Flags) -> Result<Checked, Report> {
+pub fn apply_flags(local: &LocalPorts, file: Checked, flags: &Flags) -> Result<Checked, Report> {
     let line = CommandLine::new(flags);
     let mut findings = Findings::new(Source::Flags { line: &line.text });
     let Checked { mut policy, mut warnings } = file;
@@ -72,7 +73,7 @@ pub fn apply_flags(file: Checked, flags: &Flags) -> Result<Checked, Report> {
     if !flags.ports.is_empty() || !flags.allow.is_empty() {
         let services = line.service(&mut findings, flags.monitor).into_iter().collect();
         let written = Written { services, limits: Vec::new(), trusted: Vec::new(), rest: Policy::default() };
-        check::check(&mut findings, &written);
+        check::check(&mut findings, &written, local);
         policy.services = written.into_policy(&findings).services;
     }
     if flags.monitor {

@@ -37,6 +37,8 @@ pub use policy::{
 
 use findings::Findings;
 
+use crate::local_ports::LocalPorts;
+
 /// A network in CIDR form, or an address, which is a network of its own; as in a policy file.
 ///
 /// # Errors
@@ -52,15 +54,23 @@ pub struct Checked {
     pub warnings: Vec<Diagnostic>,
 }
 
-/// Reads and checks a policy. `file` is the name that messages show.
+/// Reads and checks a policy, for whatever host. `file` is the name that messages show.
 ///
 /// # Errors
 /// With all that is wrong.
 pub fn parse(text: &str, file: &str) -> Result<Checked, Report> {
+    parse_on(&LocalPorts::default(), text, file)
+}
+
+/// As [`parse`], for a host whose kernel opens connections from these ports.
+///
+/// # Errors
+/// With all that is wrong.
+pub fn parse_on(local: &LocalPorts, text: &str, file: &str) -> Result<Checked, Report> {
     let mut findings = Findings::new(findings::Source::file(file, text));
     let written = read::read(&mut findings, text);
     if let Some(written) = &written {
-        check::check(&mut findings, written);
+        check::check(&mut findings, written, local);
     }
     let policy = written.map(|written| written.into_policy(&findings)).unwrap_or_default();
     Ok(Checked { policy, warnings: findings.finish()? })

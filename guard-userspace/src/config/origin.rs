@@ -5,7 +5,8 @@ use std::path::{Path, PathBuf};
 
 use anyhow::{Context, Result};
 
-use super::{Checked, Flags, apply_flags, from_flags, parse};
+use super::{Checked, Flags, apply_flags, from_flags, parse_on};
+use crate::local_ports::LocalPorts;
 
 /// What a policy is read from, as often as it is read. Flags win over the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -34,7 +35,7 @@ impl Origin {
     /// When the file cannot be read; with a [`super::Report`] when the policy is not right.
     pub fn read(&self) -> Result<Source> {
         let Some(file) = &self.file else {
-            let checked = from_flags(&self.flags)?;
+            let checked = from_flags(&LocalPorts::read(), &self.flags)?;
             return Ok(Source { checked, file: None, text: String::new(), flags_name_interfaces: true });
         };
         let text =
@@ -47,7 +48,9 @@ impl Origin {
     /// # Errors
     /// With a [`super::Report`] when the policy is not right.
     pub fn parse(&self, text: String, file: &Path) -> Result<Source> {
-        let checked = apply_flags(parse(&text, &file.display().to_string())?, &self.flags)?;
+        let local = LocalPorts::read();
+        let checked =
+            apply_flags(&local, parse_on(&local, &text, &file.display().to_string())?, &self.flags)?;
         let flags_name_interfaces = !self.flags.interfaces.is_empty();
         Ok(Source { checked, file: Some(file.into()), text, flags_name_interfaces })
     }

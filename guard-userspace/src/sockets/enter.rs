@@ -1,7 +1,7 @@
 //! Opening sockets to the kernel in other network namespaces.
 
 use std::collections::BTreeSet;
-use std::fs::{self, File};
+use std::fs::File;
 use std::io::{self, ErrorKind};
 use std::ops::RangeInclusive;
 use std::os::unix::fs::MetadataExt;
@@ -12,6 +12,7 @@ use nix::sched::{CloneFlags, setns};
 use nix::sys::socket::SockProtocol;
 
 use super::netlink::Channel;
+use crate::local_ports::LocalPorts;
 
 /// A network namespace whose sockets can be asked for, from any other.
 #[derive(Debug)]
@@ -23,25 +24,18 @@ pub(super) struct Namespace {
     pub(super) looked_for: BTreeSet<u16>,
 }
 
-const EPHEMERAL: &str = "/proc/sys/net/ipv4/ip_local_port_range";
 /// Linux's default.
 const USUAL: RangeInclusive<u16> = 32768..=60999;
 
 impl Namespace {
     /// That of this thread.
     pub(super) fn here() -> io::Result<Self> {
-        let ephemeral = fs::read_to_string(EPHEMERAL).ok().and_then(|text| range(&text));
         Ok(Self {
             channel: Channel::open(SockProtocol::NetlinkSockDiag)?,
-            ephemeral: ephemeral.unwrap_or(USUAL),
+            ephemeral: LocalPorts::read().range.unwrap_or(USUAL),
             looked_for: BTreeSet::new(),
         })
     }
-}
-
-fn range(text: &str) -> Option<RangeInclusive<u16>> {
-    let (first, last) = text.trim().split_once(|separator: char| separator.is_ascii_whitespace())?;
-    Some(first.parse().ok()?..=last.trim().parse().ok()?)
 }
 
 /// What became of a namespace.
@@ -98,20 +92,6 @@ fn try_enter(inode: u64, file: &PathBuf) -> io::Result<Option<Namespace>> {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn the_range_of_ports_is_read_as_the_kernel_writes_it() {
-        let cases = [
-            ("32768\t60999\n", Some(32768..=60999)),
-            ("1 65535", Some(1..=65535)),
-            ("", None),
-            ("1\n", None),
-            ("1 65536", None),
-        ];
-        for (text, expected) in cases {
-            assert_eq!(range(text), expected, "{text:?}");
-        }
-    }
 
     #[test]
     fn what_no_longer_leads_there_is_gone() {

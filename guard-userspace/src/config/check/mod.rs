@@ -11,12 +11,14 @@ use guard_common::abi::{LimitsId, ServiceId};
 
 use super::findings::{Fault, Findings};
 use super::written::Written;
+use crate::local_ports::LocalPorts;
 
-/// Checks what the readers cannot see: one part of the policy against another.
-pub(super) fn check(findings: &mut Findings<'_>, written: &Written) {
+/// Checks what the readers cannot see: one part of the policy against another, and against the host.
+pub(super) fn check(findings: &mut Findings<'_>, written: &Written, local: &LocalPorts) {
     count(findings, written);
     names::check(findings, written);
     ports::check(findings, &written.services);
+    ports::check_local(findings, &written.services, local);
     let trusted = trusted::check(findings, written);
     autoblock::check(findings, written, &trusted);
     for service in &written.services {

@@ -1,4 +1,4 @@
-//! Ports that two services claim.
+//! Ports that two services claim, or a service and the kernel.
 
 use std::collections::BTreeMap;
 use std::ops::RangeInclusive;
@@ -7,6 +7,7 @@ use crate::config::findings::{Fault, Findings, Span};
 use crate::config::keyword::Protocol;
 use crate::config::units;
 use crate::config::written::WrittenService;
+use crate::local_ports::LocalPorts;
 
 pub(super) fn check(findings: &mut Findings<'_>, services: &[WrittenService]) {
     for protocol in [Protocol::Tcp, Protocol::Udp] {
@@ -27,6 +28,30 @@ pub(super) fn check(findings: &mut Findings<'_>, services: &[WrittenService]) {
             }
         }
     }
+}
+
+/// Guard cannot tell the answers to a connection that this host has opened from a guarded port from the packets of a client.
+pub(super) fn check_local(findings: &mut Findings<'_>, services: &[WrittenService], local: &LocalPorts) {
+    for service in services {
+        let guarded = units::merge_ports(service.ports.iter().map(|ports| ports.get_ref().clone()));
+        let common: Vec<u16> = guarded.iter().cloned().flatten().filter(|port| local.has(*port)).collect();
+        let (Some(range), Some(first)) = (&local.range, common.first()) else { continue };
+        let common = units::merge_ports(common.iter().map(|port| *port..=*port));
+        let reserved = units::merge_ports(local.reserved.iter().cloned().chain(guarded));
+        let fault = Fault::new(format!(
+            "{}: the kernel opens connections of this host from port {} too (net.ipv4.ip_local_port_range is {}), and guard judges the answers to them as packets of clients",
+            service.label(),
+            list(&common),
+            units::port_range(range),
+        ));
+        let help = format!("reserve them: sysctl -w net.ipv4.ip_local_reserved_ports={}", list(&reserved));
+        findings.warn(&place_of(service, *first), fault.help(help));
+    }
+}
+
+/// As policies and the kernel write ports.
+fn list(ports: &[RangeInclusive<u16>]) -> String {
+    ports.iter().map(units::port_range).collect::<Vec<_>>().join(",")
 }
 
 fn report(

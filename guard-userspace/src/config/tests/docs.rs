@@ -2,6 +2,7 @@
 
 use super::{good, parse};
 use crate::config::{Checked, Policy, from_flags};
+use crate::local_ports::LocalPorts;
 
 const DOCS: &str = include_str!("../../../../docs/policy.md");
 const PACKAGED: &str = include_str!("../../../../packaging/guard.toml");
@@ -99,6 +100,6 @@ fn the_message_about_a_flag_is_as_the_docs_say() {
         allow: vec!["10.0.0/8".into()],
         ..Default::default()
     };
-    let message = from_flags(&flags).unwrap_err().errors()[0].message.clone();
+    let message = from_flags(&LocalPorts::default(), &flags).unwrap_err().errors()[0].message.clone();
     assert!(DOCS.contains(&format!("`{message}`")), "{message}");
 }

@@ -2,6 +2,7 @@
 
 use super::{SERVICE, good};
 use crate::config::*;
+use crate::local_ports::LocalPorts;
 
 fn flags(interfaces: &[&str], ports: &[&str], allow: &[&str]) -> Flags {
     let owned = |list: &[&str]| list.iter().map(|text| (*text).to_owned()).collect();
@@ -11,7 +12,7 @@ fn flags(interfaces: &[&str], ports: &[&str], allow: &[&str]) -> Flags {
 #[test]
 fn flags_alone_guard_a_port() {
     let given = flags(&["eth0"], &["8000", "8100-8103"], &["10.0.0.0/8", "fd00:1::7"]);
-    let Checked { policy, warnings } = from_flags(&given).unwrap();
+    let Checked { policy, warnings } = from_flags(&LocalPorts::default(), &given).unwrap();
     assert_eq!(warnings, []);
     assert_eq!(policy.attach.interfaces, ["eth0"]);
     let [service] = policy.services.as_slice() else { panic!("{policy:?}") };
@@ -24,7 +25,7 @@ fn flags_alone_guard_a_port() {
     assert_eq!(good(&policy.to_toml()).policy, policy);
 
     let monitored = Flags { monitor: true, metrics: Some("[::1]:1".into()), ..given };
-    let policy = from_flags(&monitored).unwrap().policy;
+    let policy = from_flags(&LocalPorts::default(), &monitored).unwrap().policy;
     assert_eq!(policy.services[0].mode, ServiceMode::Monitor);
     assert_eq!(policy.metrics.listen.to_string(), "[::1]:1");
 }
@@ -52,7 +53,10 @@ fn messages_name_the_flag() {
         (flags(&["e"], &["1"], &["\u{1b}[2J"]), "--allow \\u{1b}[2J: not an IP address"),
     ];
     for (given, expected) in cases {
-        for report in [from_flags(&given).unwrap_err(), apply_flags(good(SERVICE), &given).unwrap_err()] {
+        for report in [
+            from_flags(&LocalPorts::default(), &given).unwrap_err(),
+            apply_flags(&LocalPorts::default(), good(SERVICE), &given).unwrap_err(),
+        ] {
             let errors = report.errors();
             let [error] = errors.as_slice() else { panic!("{report}") };
             assert!(error.to_string().starts_with("command line: "), "{error}");
@@ -67,10 +71,12 @@ fn messages_name_the_flag() {
 
 #[test]
 fn what_is_doubtful_names_the_flag_too() {
-    let warnings = from_flags(&flags(&[], &["1"], &["10.0.0.0/8"])).unwrap().warnings;
+    let warnings = from_flags(&LocalPorts::default(), &flags(&[], &["1"], &["10.0.0.0/8"])).unwrap().warnings;
     assert_eq!(warnings.len(), 1);
     assert!(warnings[0].message.starts_with("without --interface"), "{}", warnings[0]);
-    let warnings = from_flags(&flags(&["e"], &["1"], &["10.0.0.0/8", "10.1.0.0/16"])).unwrap().warnings;
+    let warnings = from_flags(&LocalPorts::default(), &flags(&["e"], &["1"], &["10.0.0.0/8", "10.1.0.0/16"]))
+        .unwrap()
+        .warnings;
     assert_eq!(warnings.len(), 1);
     let expected = "--allow 10.1.0.0/16: is allowed already, within 10.0.0.0/8 (--allow 10.0.0.0/8)";
     assert!(warnings[0].message.starts_with(expected), "{}", warnings[0]);
@@ -83,8 +89,8 @@ fn flags_win_over_the_file() {
     );
     let checked = good(&text);
     let file = checked.policy.clone();
-    assert_eq!(apply_flags(checked.clone(), &Flags::default()).unwrap(), checked);
-    let apply = |given: &Flags| apply_flags(checked.clone(), given).unwrap().policy;
+    assert_eq!(apply_flags(&LocalPorts::default(), checked.clone(), &Flags::default()).unwrap(), checked);
+    let apply = |given: &Flags| apply_flags(&LocalPorts::default(), checked.clone(), given).unwrap().policy;
 
     let policy = apply(&flags(&["eth1", "eth2"], &[], &[]));
     assert_eq!(policy.attach.interfaces, ["eth1", "eth2"]);
@@ -105,9 +111,10 @@ fn flags_win_over_the_file() {
 #[test]
 fn warnings_of_the_file_and_of_the_flags_are_both_kept() {
     let mut file = good(SERVICE);
-    file.warnings = from_flags(&flags(&[], &["1"], &["10.0.0.0/8"])).unwrap().warnings;
+    file.warnings =
+        from_flags(&LocalPorts::default(), &flags(&[], &["1"], &["10.0.0.0/8"])).unwrap().warnings;
     let given = flags(&[], &["9000"], &["10.0.0.0/8", "10.1.0.0/16"]);
-    let warnings = apply_flags(file.clone(), &given).unwrap().warnings;
+    let warnings = apply_flags(&LocalPorts::default(), file.clone(), &given).unwrap().warnings;
     assert_eq!(warnings.len(), 2, "{warnings:?}");
     assert_eq!(warnings[0], file.warnings[0]);
     assert!(warnings[1].message.starts_with("--allow 10.1.0.0/16"), "{}", warnings[1]);

@@ -1,7 +1,10 @@
 //! Policies that are right but doubtful.
 
+use std::ops::RangeInclusive;
+
 use super::{ATTACH, SERVICE, good};
-use crate::config::Severity;
+use crate::config::{Severity, parse_on};
+use crate::local_ports::LocalPorts;
 
 /// What is doubtful, what follows a right service (from the seventh line), line, column, and what message and help say.
 type Case<'a> = (&'a str, &'a str, u32, u32, &'a str);
@@ -107,6 +110,29 @@ fn capacity() {
     let large = "[capacity]\nblocks = 10000000\n";
     check(&[("large tables", large, 7, 1, "tables of this size take 1165MiB of the kernel's memory")]);
     assert_eq!(good(&format!("{ATTACH}{SERVICE}[capacity]\nblocks = 8000000\n")).warnings, []);
+}
+
+#[test]
+fn ports_of_outgoing_connections() {
+    let local = |range, reserved: &[RangeInclusive<u16>]| LocalPorts { range, reserved: reserved.to_vec() };
+    let text = format!(
+        "{ATTACH}[[service]]\nname = \"a\"\nports = [8000, \"32000-33000\", 60000]\nallow = [\"10.0.0.0/8\"]\nprotocols = [\"udp\"]\n"
+    );
+    let warnings = |local: &LocalPorts| parse_on(local, &text, "policy.toml").unwrap().warnings;
+    let found = warnings(&local(Some(32768..=60999), &[7000..=7009, 32768..=32800]));
+    let [warning] = found.as_slice() else { panic!("{found:#?}") };
+    assert_eq!((warning.line, warning.column), (Some(5), Some(16)), "the place of the first such port");
+    for part in [
+        "service \"a\"",
+        "from port 32801-33000,60000 too",
+        "ip_local_port_range is 32768-60999",
+        "ip_local_reserved_ports=7000-7009,8000,32000-33000,60000",
+    ] {
+        assert!(warning.to_string().contains(part), "{part}: {warning}");
+    }
+    assert_eq!(warnings(&local(None, &[])), [], "an unknown range is not held against the policy");
+    assert_eq!(warnings(&local(Some(32768..=60999), &[32000..=33000, 60000..=60000])), []);
+    assert_eq!(warnings(&local(Some(50000..=50100), &[])), []);
 }
 
 #[test]
