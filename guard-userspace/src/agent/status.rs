@@ -26,6 +26,9 @@ pub struct Status {
     /// What is not as it should be, a sentence each; empty is healthy. Without an agent nobody looks.
     #[serde(default)]
     pub problems: Vec<String>,
+    /// What is doubtful about the policy on this host, a sentence each.
+    #[serde(default)]
+    pub warnings: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
     pub services: Vec<ServiceStatus>,
     /// What clients have open, by service. With thousands of clients, as of some seconds ago.

@@ -48,6 +48,9 @@ impl ShowStatus {
         for problem in &status.problems {
             let _ = writeln!(text, "PROBLEM    {problem}");
         }
+        for warning in &status.warnings {
+            let _ = writeln!(text, "WARNING    {warning}");
+        }
         let _ = write!(text, "\ninterfaces\n{}", interfaces(status));
         if !status.services.is_empty() {
             let _ = write!(text, "\nservices\n{}", services(status));

@@ -53,7 +53,11 @@ pub(super) struct Ends {
 
 /// The connections whose destination is translated.
 #[derive(Debug, Default)]
-pub(super) struct Translations(HashMap<Ends, Origin>);
+pub(super) struct Translations {
+    origins: HashMap<Ends, Origin>,
+    /// What clients have asked for, and what they have reached.
+    ways: BTreeSet<(SocketAddr, SocketAddr)>,
+}
 
 /// The conntrack of the network namespace of the thread that opened it.
 #[derive(Debug)]
@@ -63,6 +67,11 @@ impl Conntrack {
     /// A kernel without netfilter translates nothing.
     pub(super) fn open() -> Self {
         Self(Channel::open(SockProtocol::NetlinkNetFilter).ok())
+    }
+
+    /// To netfilter, if the kernel has it.
+    pub(super) const fn channel(&mut self) -> Option<&mut Channel> {
+        self.0.as_mut()
     }
 
     /// What is translated now; nothing where nothing can be.
@@ -78,7 +87,10 @@ impl Conntrack {
             add_attribute(&mut body, attribute, &DESTINATION_TRANSLATED.to_be_bytes())?;
         }
         let listed = channel.dump(GET, &body, |entry| {
-            translations.0.extend(read(entry)?);
+            if let Some((ends, client, asked)) = read(entry)? {
+                translations.origins.insert(ends, Origin { client, port: asked.port() });
+                translations.ways.insert((asked, ends.local));
+            }
             Ok(())
         });
         match listed {
@@ -93,24 +105,42 @@ impl Conntrack {
 
 impl Translations {
     pub(super) fn origin(&self, ends: Ends) -> Option<Origin> {
-        self.0.get(&ends).copied()
+        self.origins.get(&ends).copied()
     }
 
     /// The ports of the sockets that those who asked for one of `ports` have reached.
     pub(super) fn local_ports(&self, ports: &BTreeSet<u16>) -> impl Iterator<Item = u16> {
-        self.0.iter().filter(|(_, origin)| ports.contains(&origin.port)).map(|(ends, _)| ends.local.port())
+        let asked = self.origins.iter().filter(|(_, origin)| ports.contains(&origin.port));
+        asked.map(|(ends, _)| ends.local.port())
+    }
+
+    /// What clients have asked for, and what they have reached.
+    pub(super) const fn ways(&self) -> &BTreeSet<(SocketAddr, SocketAddr)> {
+        &self.ways
+    }
+}
+
+/// Nothing is translated without it.
+pub(super) fn is_loaded() -> bool {
+    fs::exists(LOADED).unwrap_or(true)
+}
+
+#[cfg(test)]
+impl Translations {
+    pub(super) fn of_ways(ways: impl IntoIterator<Item = (SocketAddr, SocketAddr)>) -> Self {
+        Self { origins: HashMap::new(), ways: ways.into_iter().collect() }
     }
 }
 
 #[cfg(test)]
 impl FromIterator<(Ends, Origin)> for Translations {
     fn from_iter<I: IntoIterator<Item = (Ends, Origin)>>(entries: I) -> Self {
-        Self(entries.into_iter().collect())
+        Self { origins: entries.into_iter().collect(), ways: BTreeSet::new() }
     }
 }
 
-/// One entry, if it is of TCP and its destination is translated.
-fn read(entry: &[u8]) -> io::Result<Option<(Ends, Origin)>> {
+/// One entry, if it is of TCP and its destination is translated: the ends, the client, and what it has asked for.
+fn read(entry: &[u8]) -> io::Result<Option<(Ends, SocketAddr, SocketAddr)>> {
     let (mut original, mut reply, mut status) = (None, None, 0);
     for attribute in attributes(entry.get(EVERY_FAMILY.len()..).unwrap_or_default()) {
         let attribute = attribute?;
@@ -125,7 +155,7 @@ fn read(entry: &[u8]) -> io::Result<Option<(Ends, Origin)>> {
         return Ok(None);
     }
     let (Some((client, asked)), Some((local, peer))) = (original, reply) else { return Ok(None) };
-    Ok(Some((Ends { peer, local }, Origin { client, port: asked.port() })))
+    Ok(Some((Ends { peer, local }, client, asked)))
 }
 
 /// Source and destination of one direction; none of another protocol than TCP.
@@ -215,10 +245,9 @@ mod tests {
         let masked = ["10.0.0.9:4000", "10.0.0.1:8000", "172.17.0.2:9000", "172.17.0.1:61000"];
         let six = ["[fd00::9]:4000", "[fd00::1]:8000", "[fd17::2]:9000", "[fd00::9]:4000"];
         for ends in [CONTAINER, masked, six] {
-            let (found, origin) = read(&entry(IPPROTO_TCP, 0x1ae, ends)).unwrap().unwrap();
-            let [client, _, local, peer] = ends.map(|text| text.parse().unwrap());
-            assert_eq!(found, Ends { peer, local });
-            assert_eq!(origin, Origin { client, port: 8000 });
+            let found = read(&entry(IPPROTO_TCP, 0x1ae, ends)).unwrap().unwrap();
+            let [client, asked, local, peer] = ends.map(|text| text.parse().unwrap());
+            assert_eq!(found, (Ends { peer, local }, client, asked));
         }
     }
 

@@ -60,12 +60,17 @@ pub(super) fn connected(channel: &mut Channel, filter: Option<&[u8]>) -> io::Res
 
 /// The ports that something listens on, of those that the program of `filter` accepts, or all. Costs little.
 pub(super) fn listening(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<BTreeSet<u16>> {
-    let mut ports = BTreeSet::new();
+    Ok(listeners(channel, filter)?.iter().map(SocketAddr::port).collect())
+}
+
+/// As [`listening`], with the addresses.
+pub(super) fn listeners(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<BTreeSet<SocketAddr>> {
+    let mut listeners = BTreeSet::new();
     list(channel, &[LISTEN], filter, |answer| {
-        ports.insert(read(answer)?.0.port());
+        listeners.insert(read(answer)?.0);
         Ok(())
     })?;
-    Ok(ports)
+    Ok(listeners)
 }
 
 fn list(

@@ -55,6 +55,9 @@ impl Sockets {
             found.notes.clone_from(&notes);
             let insides = self.insides(local.as_ref(), effort, &mut found.notes)?;
             found.namespaces = insides.iter().map(|inside| inside.namespace).collect();
+            let others = insides.iter().filter(|inside| inside.namespace != self.identity.inode);
+            let listening = others.flat_map(|inside| inside.listening.iter().copied()).collect();
+            self.listening_elsewhere = found.notes.iter().all(is_of_processes).then_some(listening);
             // After the sockets: the entry of a connection is older than its socket, so one that is not there was not translated.
             self.translate(&mut found.notes);
             found.candidates = self.candidates(insides, local.as_ref(), came_through);
@@ -198,6 +201,14 @@ impl Namespace {
             self.looked_for.clone_from(local);
         }
         Ok(Inside { namespace: inode, ephemeral: self.ephemeral.clone(), listening, connected })
+    }
+}
+
+/// Containers have namespaces with names: those are looked at, whatever a process hides.
+const fn is_of_processes(note: &Note) -> bool {
+    match note {
+        Note::HiddenProcesses { .. } | Note::NoTranslations { .. } => true,
+        Note::NotEntered { .. } | Note::NotListed { .. } => false,
     }
 }
 

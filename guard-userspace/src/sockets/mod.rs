@@ -8,8 +8,10 @@
 //! | `filter` | local ports, as the kernel takes them |
 //! | `diag` | the sockets of a namespace |
 //! | `conntrack` | which port a client asked for |
+//! | `nat` | whether the host translates what comes in |
 //! | `select` | whose connection a socket is |
 //! | `look` | all of it together |
+//! | `reach` | whether clients get to a guarded port through that port |
 //! | `kill` | ending connections |
 //! | `note` | what could not be looked at |
 //!
@@ -22,8 +24,10 @@ mod filter;
 mod kill;
 mod look;
 mod namespaces;
+mod nat;
 mod netlink;
 mod note;
+mod reach;
 mod select;
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -35,6 +39,7 @@ use serde::{Deserialize, Serialize};
 pub use kill::{Failure, Killed};
 pub use namespaces::Places;
 pub use note::Note;
+pub use reach::Reach;
 
 use conntrack::{Conntrack, Translations};
 use enter::Namespace;
@@ -114,6 +119,8 @@ pub struct Sockets {
     /// As they were at the last look.
     translations: Translations,
     memory: Memory,
+    /// The ports of the last look that something listens on in other namespaces; none if not all of them could be looked at.
+    listening_elsewhere: Option<BTreeSet<u16>>,
 }
 
 impl Sockets {
@@ -138,6 +145,7 @@ impl Sockets {
             conntrack: Conntrack::open(),
             translations: Translations::default(),
             memory: Memory::new(),
+            listening_elsewhere: None,
         })
     }
 

@@ -98,7 +98,12 @@ impl Engine {
             listing.notes.iter().for_each(|note| info!("{note}"));
             watch.notes = listing.notes;
         }
+        let reach = watch.sockets.reach(&ports);
         drop(watch);
+        // What cannot be asked is unknown: what was known stays.
+        if let Ok(reach) = reach {
+            self.note_reach(&reach);
+        }
         *lock(&self.connection_totals) = totals;
         if repair.drift > 0 {
             warn!("{} connections were counted wrongly, and are counted right now", repair.drift);
@@ -255,7 +260,7 @@ fn inode_number(inode: u64) -> u32 {
     u32::try_from(inode).unwrap_or_default()
 }
 
-fn tcp_ports(policy: &Policy) -> BTreeSet<u16> {
+pub(super) fn tcp_ports(policy: &Policy) -> BTreeSet<u16> {
     let services = policy.services.iter().filter(|service| service.protocols.contains(&Protocol::Tcp));
     services.flat_map(|service| service.ports.iter().cloned().flatten()).collect()
 }

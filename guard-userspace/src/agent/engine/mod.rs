@@ -24,6 +24,7 @@ mod leaders;
 mod observer;
 mod offences;
 mod policy;
+mod reach;
 mod top;
 mod watchers;
 
@@ -72,6 +73,8 @@ pub struct Engine {
     not_compared: Mutex<Option<String>>,
     /// What was wrong from the start, and stays so.
     lasting_problems: Mutex<Vec<String>>,
+    /// What is doubtful about the policy on this host, as the last comparison has found it.
+    warnings: Mutex<Vec<String>>,
     looks: Mutex<top::Looks>,
     observer: Mutex<observer::Observer>,
     /// What ends connections: it does not wait for who only looks.
@@ -145,6 +148,7 @@ impl Engine {
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
             lasting_problems: Mutex::new(not_tracked.into_iter().collect()),
+            warnings: Mutex::default(),
             looks: Mutex::default(),
             observer: Mutex::new(observer::Observer::begin(&settings.state)),
             killer: Mutex::new(Sockets::new()?),
@@ -185,6 +189,8 @@ impl Engine {
         let health = lock(&self.health);
         status.interfaces = health.interfaces.clone();
         status.problems = health.problems.clone();
+        drop(health);
+        status.warnings = lock(&self.warnings).clone();
         Ok(status)
     }
 
