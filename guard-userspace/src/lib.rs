@@ -10,6 +10,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | [`config`] | the policy file: as written, validated |
+//! | [`plain`] | text from outside, made harmless |
 //! | [`plan`] | a policy as the entries of the tables |
 //! | [`events`] | what was done and what was dropped |
 //! | [`explain`] | the steps to a verdict, in words |
@@ -46,6 +47,7 @@ pub mod ledger;
 pub mod local_ports;
 pub mod memory;
 pub mod network;
+pub mod plain;
 pub mod plan;
 pub mod recommend;
 pub mod simulate;

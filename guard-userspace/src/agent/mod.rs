@@ -18,18 +18,20 @@ mod privileges;
 mod rings;
 mod server;
 mod status;
+mod system_calls;
 pub mod top;
 mod watched_file;
 mod watching;
 
-use std::net::TcpListener as StdTcpListener;
+use std::ffi::OsString;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
+use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
-use tokio::net::{TcpListener, UnixListener};
+use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tracing::info;
@@ -38,6 +40,7 @@ use crate::config::{LogLevel, Origin, Source};
 use crate::datapath::pins::Pins;
 use crate::datapath::{Rings, host};
 use crate::network::{self, Changes};
+use server::metrics::Exporter;
 use watched_file::WatchedFile;
 
 pub use engine::{Applied, ApplyError, CaptureError, Capturing, Engine, Health, blocks_of, check_blocks};
@@ -62,6 +65,14 @@ pub struct Settings {
     pub log_level: fn(LogLevel),
 }
 
+/// Threads that wait for the kernel: more than all that the servers and the agent itself can have under way at once.
+const THREADS: usize = 64;
+
+/// Serves metrics in the name of an agent, if this process was started for that: then these are its arguments.
+pub fn serve_metrics(arguments: &[OsString]) -> Option<ExitCode> {
+    server::metrics::keep(arguments)
+}
+
 /// Runs until SIGINT or SIGTERM, or until `guard detach` asks for the end. `source` is the policy, as it was just read.
 ///
 /// # Errors
@@ -72,19 +83,13 @@ pub fn run(settings: Settings, source: &Source) -> Result<()> {
     let was_there = settings.pins.exist();
     network::check(source, |_| was_there)?;
     let _lock = lock::acquire(&settings.socket)?;
-    let listen = source.checked.policy.metrics.listen;
-    let metrics = StdTcpListener::bind(listen)
-        .and_then(|listener| listener.set_nonblocking(true).map(|()| listener))
-        .with_context(|| {
-            format!(
-                "cannot listen on {listen} for metrics: choose another address with --metrics or [metrics] listen"
-            )
-        })?;
+    let metrics = Exporter::start(source.checked.policy.metrics.listen)?;
     let control = server::control::bind(&settings.socket)?;
     // Threads inherit what is left, so this comes before the first.
     privileges::drop_others()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
+        .max_blocking_threads(THREADS)
         .enable_all()
         .build()
         .context("cannot start the agent's threads")?;
@@ -97,15 +102,13 @@ pub fn run(settings: Settings, source: &Source) -> Result<()> {
 async fn serve(
     settings: Settings,
     source: &Source,
-    metrics: StdTcpListener,
+    metrics: Exporter,
     control: StdUnixListener,
 ) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let metrics = TcpListener::from_std(metrics).context("cannot serve metrics")?;
     let control = UnixListener::from_std(control).context("cannot serve the control socket")?;
-    let listen = metrics.local_addr().context("cannot serve metrics")?;
     let socket = settings.socket.display().to_string();
     let policy = settings.origin.file.as_ref().filter(|_| settings.watch).map(|file| WatchedFile::new(file));
 
@@ -117,15 +120,15 @@ async fn serve(
     let engine = Arc::new(Engine::start(settings, source, stop)?);
     let rings = Rings::open(&pins).context("what the kernel tells cannot be read")?;
     let log = engine.kernel_log()?;
+    metrics.answer(Arc::clone(&engine))?;
     let tasks = [
         tokio::spawn(rings::read(rings, Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(server::metrics::serve(metrics, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(observing::watch_traffic(Arc::clone(&engine), stopped.clone())),
         tokio::spawn(watching::keep(log, Arc::clone(&engine), stopped.clone())),
         tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),
     ];
-    info!("guard is ready: metrics on http://{listen}/metrics, control socket {socket}");
+    info!("guard is ready: control socket {socket}");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 

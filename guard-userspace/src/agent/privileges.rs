@@ -24,13 +24,22 @@ const KEPT: [Capability; 5] = [
 
 /// Drops all capabilities of this thread but those above, for good. Threads that are made later have no more than it.
 pub(super) fn drop_others() -> Result<()> {
+    keep(&KEPT)
+}
+
+/// Drops all capabilities of this thread, for good.
+pub(super) fn drop_all() -> Result<()> {
+    keep(&[])
+}
+
+fn keep(wanted: &[Capability]) -> Result<()> {
     let held =
         caps::read(None, CapSet::Permitted).context("the capabilities of this process cannot be read")?;
-    let kept: CapsHashSet = held.into_iter().filter(|capability| KEPT.contains(capability)).collect();
+    let kept: CapsHashSet = held.into_iter().filter(|capability| wanted.contains(capability)).collect();
     // Only who may set capabilities can shrink the bound; who may not has no use of it.
     if caps::has_cap(None, CapSet::Effective, Capability::CAP_SETPCAP).unwrap_or(false) {
         let bound = caps::read(None, CapSet::Bounding).unwrap_or_default();
-        for capability in bound.into_iter().filter(|capability| !KEPT.contains(capability)) {
+        for capability in bound.into_iter().filter(|capability| !wanted.contains(capability)) {
             caps::drop(None, CapSet::Bounding, capability)
                 .with_context(|| format!("cannot drop {capability} from the bounding set"))?;
         }

@@ -31,6 +31,7 @@ use std::process::ExitCode;
 
 use clap::{Args, Parser, Subcommand};
 
+use crate::agent;
 use crate::control::Client;
 use crate::datapath::pins::Pins;
 use failure::report;
@@ -131,6 +132,10 @@ enum Command {
 
 /// Runs the command line and says how the process ends.
 pub fn main(arguments: impl IntoIterator<Item = OsString>) -> ExitCode {
+    let arguments: Vec<OsString> = arguments.into_iter().collect();
+    if let Some(code) = agent::serve_metrics(&arguments) {
+        return code;
+    }
     let cli = match Cli::try_parse_from(arguments) {
         Ok(cli) => cli,
         // Help and version are "errors" too; clap prints each where it belongs and knows the status.

@@ -2,7 +2,7 @@
 
 use std::net::IpAddr;
 
-use anyhow::Result;
+use anyhow::{Result, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
@@ -20,6 +20,12 @@ impl Engine {
     /// # Errors
     /// When somebody would be hit who must not be, or the kernel has no room.
     pub fn block(&self, request: &BlockRequest, peer: &Peer) -> Result<BlockAnswer> {
+        let room = self.policies().live().capacity.blocks;
+        ensure!(
+            u32::try_from(request.nets.len()).is_ok_and(|length| length <= room),
+            "a list of {} does not fit: there is room for {room} blocks; raise blocks in [capacity] of the policy, or block fewer",
+            request.nets.len()
+        );
         let trusted: Vec<IpNet> = self.policies().live().trusted.iter().map(|prefix| prefix.net).collect();
         check(request, trusted)?;
         let by = peer.to_string();

@@ -49,7 +49,10 @@ impl Engine {
         problems.extend(kernel.attached.problems());
         let interfaces = kernel.attached.status();
         drop(kernel);
-        *lock(&self.health) = Health { problems, interfaces };
+        let mut health = lock(&self.health);
+        problems.extend(lock(&self.side_problems).values().cloned());
+        *health = Health { problems, interfaces };
+        drop(health);
         heap::give_back();
     }
 
@@ -68,6 +71,19 @@ impl Engine {
     pub fn note_problem(&self, problem: String) {
         warn!("{problem}");
         lock(&self.lasting_problems).push(problem);
+    }
+
+    /// Says what is wrong beside the kernel, or that it is no longer. It shows at once.
+    pub fn set_problem(&self, of: &'static str, problem: Option<String>) {
+        let mut health = lock(&self.health);
+        let mut problems = lock(&self.side_problems);
+        let before = problems.remove(of);
+        if before != problem {
+            problem.iter().for_each(|problem| warn!("{problem}"));
+        }
+        health.problems.retain(|shown| Some(shown) != before.as_ref());
+        health.problems.extend(problem.clone());
+        problems.extend(problem.map(|problem| (of, problem)));
     }
 
     /// The housekeeping has come round again.

@@ -75,6 +75,8 @@ pub struct Engine {
     lasting_problems: Mutex<Vec<String>>,
     /// What is doubtful about the policy on this host, as the last comparison has found it.
     warnings: Mutex<Vec<String>>,
+    /// What is wrong at this moment beside the kernel, by what it concerns. Taken after `health` where both are.
+    side_problems: Mutex<BTreeMap<&'static str, String>>,
     looks: Mutex<top::Looks>,
     observer: Mutex<observer::Observer>,
     /// What ends connections: it does not wait for who only looks.
@@ -147,6 +149,7 @@ impl Engine {
             watch: Mutex::new(Watch::begin()?),
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
+            side_problems: Mutex::default(),
             lasting_problems: Mutex::new(not_tracked.into_iter().collect()),
             warnings: Mutex::default(),
             looks: Mutex::default(),

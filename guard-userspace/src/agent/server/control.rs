@@ -9,22 +9,25 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::body::Body;
-use axum::extract::{DefaultBodyLimit, Query, State};
+use axum::extract::{Query, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
-use axum::{Extension, Json, Router};
+use axum::{Json, Router};
 use nix::unistd::{Gid, Group, chown};
 use serde_json::json;
-use tokio::net::UnixListener;
+use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::watch;
 use tokio::time::sleep;
 use tracing::info;
 
+use super::ask::Ask;
+use super::desk::{Desk, Known, Shares, not_taken};
 use super::http::{self, Bounds};
 use super::lines::Lines;
 use super::peer::Peer;
-use super::{answer, blocking, refuse};
+use super::places::{Owner, Room};
+use super::refuse;
 use crate::agent::engine::ApplyError;
 use crate::agent::top::TopQuery;
 use crate::agent::{CaptureError, Engine, ExplainQuery};
@@ -32,23 +35,24 @@ use crate::blocks::RegisterError;
 use crate::capture::CaptureQuery;
 use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
 use crate::events::EntryQuery;
+use crate::plain::plain;
 use crate::recommend::{ObserveRequest, RecommendQuery};
 
 type Shared = State<Arc<Engine>>;
-type Caller = Extension<Peer>;
 
 /// Members of this group may use the control socket.
 const GROUP: &str = "guard";
 
-const BOUNDS: Bounds =
-    Bounds { connections: 32, request: Duration::from_secs(60), connection: Duration::from_secs(24 * 3600) };
+const BOUNDS: Bounds = Bounds {
+    room: Room { root: 64, user: 16, others: 64 },
+    request: Duration::from_secs(60),
+    write: Duration::from_secs(30),
+    connection: Duration::from_secs(24 * 3600),
+};
 
 /// How long who waits for events may wait for an answer, and how often it is looked for.
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
-
-/// A policy of 100,000 prefixes takes 2 MB, a list of a million addresses to block 16 MB.
-const MAX_BODY: usize = 64 << 20;
 
 /// Serves until `stopped`.
 pub(in crate::agent) async fn serve(
@@ -73,14 +77,14 @@ pub(in crate::agent) async fn serve(
         .route(path::APPLY, post(apply))
         .route(path::CONFIRM, post(confirm))
         .route(path::DETACH, post(detach))
-        .layer(DefaultBodyLimit::max(MAX_BODY))
         .with_state(engine);
-    let prepare = |router: Router, stream: &tokio::net::UnixStream| match Peer::of(stream) {
-        Some(peer) => router.layer(Extension(peer)),
-        // Who cannot be named gets no further than an error.
-        None => router,
+    let shares = Shares::new();
+    let know = |stream: &UnixStream| {
+        let peer = Peer::of(stream);
+        let owner = peer.as_ref().map_or(Owner::Unknown, Peer::owner);
+        (owner, Known { peer, shares: shares.clone() })
     };
-    http::serve(listener, BOUNDS, router, prepare, stopped).await;
+    http::serve(listener, BOUNDS, router, know, stopped).await;
 }
 
 /// The control socket, for root and the group `guard`. The caller holds the lock of this socket, so one that lies there
@@ -104,28 +108,22 @@ pub(in crate::agent) fn bind(socket: &Path) -> Result<StdUnixListener> {
     Ok(listener)
 }
 
-async fn status(State(engine): Shared) -> Response {
-    answer(blocking(move || engine.status()).await)
+async fn status(State(engine): Shared, desk: Desk) -> Response {
+    desk.answer(move || engine.status()).await
 }
 
-async fn explain(State(engine): Shared, Query(query): Query<ExplainQuery>) -> Response {
-    answer(blocking(move || engine.explain(&query)).await)
+async fn explain(State(engine): Shared, Query(query): Query<ExplainQuery>, desk: Desk) -> Response {
+    desk.answer(move || engine.explain(&query)).await
 }
 
-async fn block(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Json(request): Json<BlockRequest>,
-) -> Response {
-    answer(blocking(move || engine.block(&request, &peer)).await)
+async fn block(State(engine): Shared, Ask { desk, wanted }: Ask<BlockRequest>) -> Response {
+    let peer = desk.peer.clone();
+    desk.answer(move || engine.block(&wanted, &peer)).await
 }
 
-async fn unblock(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Json(request): Json<UnblockRequest>,
-) -> Response {
-    match blocking(move || Ok(engine.unblock(&request.nets, &peer))).await {
+async fn unblock(State(engine): Shared, Ask { mut desk, wanted }: Ask<UnblockRequest>) -> Response {
+    let peer = desk.peer.clone();
+    match desk.work(move || Ok(engine.unblock(&wanted.nets, &peer))).await {
         Ok(Ok(unblocked)) => Json(unblocked).into_response(),
         Ok(Err(error @ RegisterError::NotBlocked { .. })) => not_found(&error.to_string()),
         Ok(Err(error)) => refuse(&error.into()),
@@ -133,59 +131,51 @@ async fn unblock(
     }
 }
 
-async fn blocks(State(engine): Shared) -> Response {
-    answer(blocking(move || engine.blocks()).await)
+async fn blocks(State(engine): Shared, desk: Desk) -> Response {
+    desk.with_memory().await.answer(move || engine.blocks()).await
 }
 
-async fn connections(State(engine): Shared) -> Response {
-    answer(blocking(move || engine.connections()).await)
+async fn connections(State(engine): Shared, desk: Desk) -> Response {
+    desk.with_memory().await.answer(move || engine.connections()).await
 }
 
 /// Waits for something new, if it is asked to.
-async fn events(State(engine): Shared, Query(query): Query<EntryQuery>) -> Response {
+async fn events(State(engine): Shared, Query(query): Query<EntryQuery>, mut desk: Desk) -> Response {
     let wait = Duration::from_millis(query.wait.unwrap_or(0)).min(LONGEST_WAIT);
     let deadline = Instant::now() + wait;
     loop {
         let (asked, query) = (Arc::clone(&engine), query.clone());
-        let page = blocking(move || asked.events(&query)).await;
+        let page = desk.work(move || asked.events(&query)).await;
         let has_something = page.as_ref().is_ok_and(|page| !page.entries.is_empty());
         if has_something || page.is_err() || Instant::now() >= deadline {
-            return answer(page);
+            return desk.with_memory().await.answer(move || page).await;
         }
         sleep(BETWEEN_LOOKS).await;
     }
 }
 
-async fn recommend(State(engine): Shared, Query(query): Query<RecommendQuery>) -> Response {
-    answer(blocking(move || engine.recommend(&query)).await)
+async fn recommend(State(engine): Shared, Query(query): Query<RecommendQuery>, desk: Desk) -> Response {
+    desk.answer(move || engine.recommend(&query)).await
 }
 
-async fn observe(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Json(request): Json<ObserveRequest>,
-) -> Response {
-    info!("{peer} has it watched what sources send: {request:?}");
+async fn observe(State(engine): Shared, Ask { desk, wanted }: Ask<ObserveRequest>) -> Response {
+    info!("{} has it watched what sources send: {wanted:?}", desk.peer);
     let observe = move || {
-        engine.set_observing(request);
+        engine.set_observing(wanted);
         Ok(())
     };
-    answer(blocking(observe).await)
+    desk.answer(observe).await
 }
 
-async fn top(State(engine): Shared, Query(query): Query<TopQuery>) -> Response {
-    answer(blocking(move || engine.top(&query)).await)
+async fn top(State(engine): Shared, Query(query): Query<TopQuery>, desk: Desk) -> Response {
+    desk.answer(move || engine.top(&query)).await
 }
 
-async fn capture(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Query(query): Query<CaptureQuery>,
-) -> Response {
-    match blocking(move || Ok(engine.capture(&query))).await {
+async fn capture(State(engine): Shared, Query(query): Query<CaptureQuery>, mut desk: Desk) -> Response {
+    match desk.work(move || Ok(engine.capture(&query))).await {
         Ok(Ok(capturing)) => {
-            info!("{peer} captures dropped packets");
-            Body::new(Lines(capturing)).into_response()
+            info!("{} captures dropped packets", desk.peer);
+            Body::new(Lines { capturing, _working: desk.working }).into_response()
         }
         Ok(Err(error @ (CaptureError::NoReason { .. } | CaptureError::NoService { .. }))) => {
             not_found(&error.to_string())
@@ -194,38 +184,30 @@ async fn capture(
     }
 }
 
-async fn log_drops(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Json(request): Json<LogDropsRequest>,
-) -> Response {
-    let lasts = request.lasts.map(Duration::from_millis);
-    answer(
-        blocking(move || engine.log_drops(lasts, &peer.to_string()))
-            .await
-            .map(|until| LogDropsAnswer { until }),
-    )
+async fn log_drops(State(engine): Shared, Ask { desk, wanted }: Ask<LogDropsRequest>) -> Response {
+    let lasts = wanted.lasts.map(Duration::from_millis);
+    let peer = desk.peer.to_string();
+    desk.answer(move || engine.log_drops(lasts, &peer).map(|until| LogDropsAnswer { until })).await
 }
 
-async fn reload(State(engine): Shared, Extension(peer): Caller) -> Response {
+async fn reload(State(engine): Shared, mut desk: Desk) -> Response {
+    let peer = desk.peer.to_string();
     info!("{peer} asks for a reload");
-    applied(blocking(move || Ok(engine.reload(&peer.to_string()))).await)
+    applied(desk.work(move || Ok(engine.reload(&peer))).await)
 }
 
-async fn apply(
-    State(engine): Shared,
-    Extension(peer): Caller,
-    Json(request): Json<ApplyRequest>,
-) -> Response {
-    info!("{peer} applies {}", request.file);
-    let ApplyRequest { policy, file, confirm_within } = request;
+async fn apply(State(engine): Shared, Ask { mut desk, wanted }: Ask<ApplyRequest>) -> Response {
+    let peer = desk.peer.to_string();
+    let ApplyRequest { policy, file, confirm_within } = wanted;
+    info!("{peer} applies {}", plain(&file));
     let time = confirm_within.map(Duration::from_millis);
-    applied(blocking(move || Ok(engine.apply(policy, &PathBuf::from(file), time, &peer.to_string()))).await)
+    applied(desk.work(move || Ok(engine.apply(policy, &PathBuf::from(file), time, &peer))).await)
 }
 
-async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
+async fn confirm(State(engine): Shared, mut desk: Desk) -> Response {
+    let peer = desk.peer.to_string();
     info!("{peer} confirms the policy");
-    match blocking(move || engine.confirm(&peer.to_string())).await {
+    match desk.work(move || engine.confirm(&peer)).await {
         Ok(Some(generation)) => Json(json!({ "generation": generation })).into_response(),
         Ok(None) => not_found(
             "no policy waits for a confirmation: none was applied with --confirm, or its time is over",
@@ -234,17 +216,14 @@ async fn confirm(State(engine): Shared, Extension(peer): Caller) -> Response {
     }
 }
 
-async fn detach(State(engine): Shared, Extension(peer): Caller) -> Response {
+async fn detach(State(engine): Shared, desk: Desk) -> Response {
+    let peer = desk.peer.to_string();
     info!("{peer} takes guard out of the kernel");
-    answer(
-        blocking(move || engine.detach(&peer.to_string()))
-            .await
-            .map(|interfaces| json!({ "interfaces": interfaces })),
-    )
+    desk.answer(move || engine.detach(&peer).map(|interfaces| json!({ "interfaces": interfaces }))).await
 }
 
 fn not_found(error: &str) -> Response {
-    (StatusCode::NOT_FOUND, Json(json!({ "error": error }))).into_response()
+    not_taken(StatusCode::NOT_FOUND, error)
 }
 
 fn applied(result: Result<Result<crate::agent::Applied, ApplyError>>) -> Response {

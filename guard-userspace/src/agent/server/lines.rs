@@ -6,13 +6,18 @@ use std::task::{Context, Poll};
 
 use hyper::body::{Body, Bytes, Frame};
 
+use super::places::Working;
 use crate::agent::engine::Capturing;
 
 /// So many lines go out in one piece, if they are there.
 const AT_ONCE: usize = 256;
 
 /// The lines of a capture. It ends with the connection.
-pub(super) struct Lines(pub(super) Capturing);
+pub(super) struct Lines {
+    pub(super) capturing: Capturing,
+    /// A capture does not give way to other connections.
+    pub(super) _working: Working,
+}
 
 impl Body for Lines {
     type Data = Bytes;
@@ -22,7 +27,7 @@ impl Body for Lines {
         self: Pin<&mut Self>,
         context: &mut Context<'_>,
     ) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
-        let lines = &mut self.get_mut().0.lines;
+        let lines = &mut self.get_mut().capturing.lines;
         let mut text = Vec::new();
         for _ in 0..AT_ONCE {
             match lines.poll_recv(context) {

@@ -1,32 +1,34 @@
 //! The two servers of the agent: metrics over TCP, control over a unix socket.
+//!
+//! | module | what it does |
+//! | --- | --- |
+//! | `http` | HTTP/1.1 within bounds, for both |
+//! | `places` | how many connections there are, and which of them gives way to a new one |
+//! | `deadline` | cuts off who does not read |
+//! | `control` | the control socket |
+//! | `desk` | what one request over it may take, with a share for root |
+//! | `ask`, `sent`, `lines` | its bodies and answers |
+//! | `peer` | who asks |
+//! | `metrics` | metrics and health, by a process without privileges |
 
+mod ask;
 pub(super) mod control;
+mod deadline;
+mod desk;
 mod http;
 mod lines;
 pub(super) mod metrics;
 mod peer;
+mod places;
+mod sent;
 
-use anyhow::{Context, Result};
 use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
-use serde::Serialize;
 use serde_json::json;
 use tracing::warn;
 
 pub use peer::Peer;
-
-/// Runs work that waits for the kernel where it holds up nobody else.
-async fn blocking<T: Send + 'static>(work: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
-    tokio::task::spawn_blocking(work).await.context("the agent failed at this request; its log says more")?
-}
-
-fn answer(result: Result<impl Serialize>) -> Response {
-    match result {
-        Ok(body) => Json(body).into_response(),
-        Err(failure) => refuse(&failure),
-    }
-}
 
 fn refuse(failure: &anyhow::Error) -> Response {
     warn!("{failure:#}");

@@ -6,6 +6,8 @@ use nix::unistd::{Uid, User};
 use serde::{Deserialize, Serialize};
 use tokio::net::UnixStream;
 
+use super::places::Owner;
+
 /// A process that asks for something, by the kernel's word.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Peer {
@@ -26,6 +28,13 @@ impl Peer {
             pid: credentials.pid(),
             user: user.map(|user| user.name),
         })
+    }
+
+    pub(super) const fn owner(&self) -> Owner {
+        match self.uid {
+            0 => Owner::Root,
+            uid => Owner::User(uid),
+        }
     }
 }
 
