@@ -12,6 +12,7 @@
 //! | [`config`] | the policy file: as written, validated |
 //! | [`plain`] | text from outside, made harmless |
 //! | [`plan`] | a policy as the entries of the tables |
+//! | [`limited`] | messages that traffic can cause, once a minute |
 //! | [`events`] | what was done and what was dropped |
 //! | [`explain`] | the steps to a verdict, in words |
 //! | [`memory`] | the tables in plain memory |
@@ -44,6 +45,7 @@ pub mod drops;
 pub mod events;
 pub mod explain;
 pub mod ledger;
+pub mod limited;
 pub mod local_ports;
 pub mod memory;
 pub mod network;

@@ -82,23 +82,61 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When it ends instead, with what it said.
     pub fn run_at(&mut self, listen: &str) -> Result<()> {
-        let log = File::create(self.log_file()).context("cannot write the log")?;
-        let mut command = self.command(&["run", "--config", &self.policy_file().display().to_string()])?;
-        command.args((!self.watch).then_some("--no-watch"));
-        let agent = self.host.start(command.stdin(Stdio::null()).stderr(log))?;
-        let agent = self.agent.insert(agent);
-        let mut ended = None;
+        let host = self.host;
         let url = format!("http://{listen}/healthz");
-        let ready = wait::within(PATIENCE, || {
-            ended = agent.has_ended().ok().flatten();
-            ended.is_some() || self.host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok)
+        self.run_until(|_| host.output("curl", &["-sf", "-m", "1", &url]).is_ok_and(|(ok, _)| ok))
+    }
+
+    /// Starts the agent and waits until it is as it should be.
+    ///
+    /// # Errors
+    /// When it ends instead, with what it said.
+    pub fn run_until(&mut self, mut ready: impl FnMut(&Self) -> bool) -> Result<()> {
+        self.begin()?;
+        let mut ended = None;
+        let is_ready = wait::within(PATIENCE, || {
+            ended = self.agent.as_mut().and_then(|agent| agent.has_ended().ok().flatten());
+            ended.is_some() || ready(self)
         });
         let log = self.log();
         if let Some(status) = ended {
             bail!("guard ended ({status}): {log}");
         }
-        ensure!(ready, "guard is not ready after {PATIENCE:?}: {log}");
+        ensure!(is_ready, "guard is not ready after {PATIENCE:?}: {log}");
         Ok(())
+    }
+
+    /// Starts the agent and does not wait for it.
+    ///
+    /// # Errors
+    /// When it cannot be started.
+    pub fn begin(&mut self) -> Result<()> {
+        let log = File::create(self.log_file()).context("cannot write the log")?;
+        let mut command = self.command(&["run", "--config", &self.policy_file().display().to_string()])?;
+        command.args((!self.watch).then_some("--no-watch"));
+        self.agent = Some(self.host.start(command.stdin(Stdio::null()).stderr(log))?);
+        Ok(())
+    }
+
+    /// Whether the program is on the interface `eth0` of its host.
+    pub fn is_attached(&self) -> bool {
+        let shown = self.host.output("ip", &["-details", "link", "show", "dev", "eth0"]);
+        shown.is_ok_and(|(ok, text)| ok && text.contains("xdp"))
+    }
+
+    /// What `guard status --json` shows.
+    ///
+    /// # Errors
+    /// When there is nothing to show.
+    pub fn status(&self) -> Result<Value> {
+        let (code, stdout, stderr) = self.output(&["status", "--json"])?;
+        ensure!(code == Some(0), "guard status: {stderr}");
+        serde_json::from_str(&stdout).context("guard status --json is no JSON")
+    }
+
+    /// The problems that `guard status` shows, as one text; empty where there is no status.
+    pub fn problems(&self) -> String {
+        self.status().map_or_else(|_| String::new(), |status| status["problems"].to_string())
     }
 
     /// A guard command with this guard's paths.
@@ -129,9 +167,7 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When the answer is not as expected.
     pub fn counts(&self) -> Result<Counts> {
-        let (code, stdout, stderr) = self.output(&["status", "--json"])?;
-        ensure!(code == Some(0), "guard status: {stderr}");
-        let status: Value = serde_json::from_str(&stdout).context("guard status --json is no JSON")?;
+        let status = self.status()?;
         let counters = status["counters"].as_array().context("no counters")?;
         let text = |counter: &Value, key: &str| counter[key].as_str().unwrap_or_default().to_owned();
         let entry = |counter: &Value| {

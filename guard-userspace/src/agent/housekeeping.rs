@@ -1,15 +1,18 @@
 //! What the agent does without being asked: it looks after the kernel, watches the policy file, and tells systemd that it lives.
 
+use std::future::pending;
+use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
 use sd_notify::NotifyState;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::{info, warn};
 
 use super::Engine;
-use super::watched_file::WatchedFile;
+use super::policy_file::PolicyFile;
+use super::problems::Topic;
+use crate::limited;
 use crate::network::Changes;
 
 /// How often the file, the deadline of a confirmation and the links are looked at.
@@ -18,60 +21,67 @@ const LOOK: Duration = Duration::from_secs(1);
 const LOOKS_A_CHECK: u64 = 5;
 /// How many looks from one comparison of the connections to the next: sockets are listed in some milliseconds.
 const LOOKS_A_COMPARISON: u64 = 10;
-
 /// Changes of the network come in bursts: what comes within this time is looked at once.
 const BURST: Duration = Duration::from_millis(20);
 
-/// Runs until `stopped`. `policy` is the policy file, if it is watched.
+/// Runs until `stopped`. `policy` is the policy file, if there is one.
 pub(super) async fn keep_house(
     engine: Arc<Engine>,
-    mut policy: Option<WatchedFile>,
-    mut network: Changes,
+    mut policy: Option<PolicyFile>,
     mut stopped: watch::Receiver<bool>,
 ) {
     let mut looks = interval(LOOK);
     looks.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let mut number = 0;
+    let mut network = None;
     loop {
         let why = tokio::select! {
             _ = looks.tick() => Why::Time,
-            heard = network.next() => Why::Network(heard),
+            heard = heard(&mut network) => Why::Network(heard),
             () = ended(&mut stopped) => return,
         };
-        let mut compare = false;
-        let (changed, check) = match why {
+        let (mut compare, mut check) = (false, true);
+        let by_time = matches!(why, Why::Time);
+        match why {
             Why::Time => {
                 number += 1;
                 compare = number % LOOKS_A_COMPARISON == 0;
-                (policy.as_mut().is_some_and(WatchedFile::has_changed), number % LOOKS_A_CHECK == 1)
+                check = number % LOOKS_A_CHECK == 1;
+                // Whoever listens anew looks at once: something may have changed before.
+                check |= network.is_none() && listen(&mut network, &engine);
             }
             Why::Network(heard) => {
                 sleep(BURST).await;
-                if let Err(error) = heard.and_then(|()| network.settle()) {
-                    warn!("changes of the network are noticed late: {error}");
-                    sleep(LOOK).await;
+                let settled = heard.and_then(|()| network.as_mut().map_or(Ok(()), Changes::settle));
+                if let Err(error) = settled {
+                    network = None;
+                    engine.problems.set(Topic::Network, deaf(&error));
                 }
-                (false, true)
             }
-        };
-        let engine = Arc::clone(&engine);
+        }
+        let (engine, mut file) = (Arc::clone(&engine), policy.take());
         let work = move || {
-            if changed {
-                info!("the policy file has changed");
-                // What is wrong with it is logged and kept for the status.
-                let _ = engine.reload("the policy file");
+            let looked = file.as_mut().filter(|_| by_time);
+            if let Some(file) = looked
+                && file.look(&engine)
+            {
+                file.note_try(engine.reload_when_free("the policy file has changed"));
             }
             if check || !engine.links_hold() {
                 engine.look_after();
             } else if let Err(error) = engine.notice_return() {
-                warn!("the maps cannot be read: {error:#}");
+                limited::warn(limited::Kind::Batch, || format!("the maps cannot be read: {error:#}"));
             }
+            engine.reload_put_off();
+            limited::flush();
             if compare {
                 engine.compare_connections();
             }
             engine.beat();
+            file
         };
-        if tokio::task::spawn_blocking(work).await.is_ok() {
+        if let Ok(file) = tokio::task::spawn_blocking(work).await {
+            policy = file;
             // Without systemd there is nobody to tell.
             let _ = sd_notify::notify(&[NotifyState::Watchdog]);
         }
@@ -81,7 +91,36 @@ pub(super) async fn keep_house(
 /// Why the agent looks.
 enum Why {
     Time,
-    Network(std::io::Result<()>),
+    Network(io::Result<()>),
+}
+
+/// Waits for a change of the network; for ever while the agent cannot listen.
+async fn heard(network: &mut Option<Changes>) -> io::Result<()> {
+    match network {
+        Some(network) => network.next().await,
+        None => pending().await,
+    }
+}
+
+/// Begins to listen. Returns whether that worked.
+fn listen(network: &mut Option<Changes>, engine: &Engine) -> bool {
+    match Changes::listen() {
+        Ok(changes) => {
+            *network = Some(changes);
+            engine.problems.clear(Topic::Network);
+            true
+        }
+        Err(error) => {
+            engine.problems.set(Topic::Network, deaf(&error));
+            false
+        }
+    }
+}
+
+fn deaf(error: &io::Error) -> String {
+    format!(
+        "cannot listen to changes of the network, which are noticed some seconds late; the agent tries again: {error}"
+    )
 }
 
 async fn ended(stopped: &mut watch::Receiver<bool>) {

@@ -7,7 +7,18 @@ use std::path::{Path, PathBuf};
 use anyhow::{Context, Result, anyhow};
 use nix::fcntl::{Flock, FlockArg};
 
+/// Another agent has the lock.
+#[derive(Debug, thiserror::Error)]
+#[error(
+    "another guard runs with the control socket {}: stop it first, or give this one paths of its own with GUARD_SOCKET and GUARD_PIN_PATH",
+    .0.display()
+)]
+pub(super) struct Taken(PathBuf);
+
 /// Held for as long as the agent runs; the kernel lets go of it however the agent ends.
+///
+/// # Errors
+/// [`Taken`], or why the lock cannot be had.
 pub(super) fn acquire(socket: &Path) -> Result<Flock<File>> {
     if let Some(directory) = socket.parent().filter(|directory| !directory.exists()) {
         DirBuilder::new()
@@ -27,13 +38,9 @@ pub(super) fn acquire(socket: &Path) -> Result<Flock<File>> {
         .open(&path)
         .with_context(|| format!("cannot open {}", path.display()))?;
     Flock::lock(file, FlockArg::LockExclusiveNonblock).map_err(|(_, errno)| {
-        if errno != nix::errno::Errno::EWOULDBLOCK {
-            return anyhow!("cannot lock {}: {errno}", path.display());
+        if errno == nix::errno::Errno::EWOULDBLOCK {
+            return Taken(socket.into()).into();
         }
-        anyhow!(
-            "another guard runs with the control socket {}: stop it first, or give this one paths of its own with GUARD_SOCKET \
-             and GUARD_PIN_PATH",
-            socket.display()
-        )
+        anyhow!("cannot lock {}: {errno}", path.display())
     })
 }

@@ -11,10 +11,15 @@ mod engine;
 mod explain;
 mod heap;
 mod housekeeping;
+mod kept;
+mod listeners;
 mod lock;
+pub mod log;
 mod metrics;
 mod observing;
+mod policy_file;
 mod privileges;
+mod problems;
 mod rings;
 mod server;
 mod status;
@@ -24,27 +29,27 @@ mod watched_file;
 mod watching;
 
 use std::ffi::OsString;
-use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::PathBuf;
 use std::process::ExitCode;
 use std::sync::Arc;
 
 use anyhow::{Context, Result};
 use sd_notify::NotifyState;
-use tokio::net::UnixListener;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::time::interval;
 use tracing::info;
 
 use crate::config::{LogLevel, Origin, Source};
+use crate::datapath::host;
 use crate::datapath::pins::Pins;
-use crate::datapath::{Rings, host};
-use crate::network::{self, Changes};
-use server::metrics::Exporter;
-use watched_file::WatchedFile;
+use crate::network;
+use listeners::{Control, Metrics};
+use policy_file::PolicyFile;
 
 pub use engine::{Applied, ApplyError, CaptureError, Capturing, Engine, Health, blocks_of, check_blocks};
 pub use explain::{ExplainQuery, explain, protocol_name};
+pub use kept::last_policy;
 pub use metrics::{Format, gather};
 pub use server::Peer;
 pub use status::{CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status};
@@ -53,6 +58,8 @@ pub use status::{CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, Servic
 pub struct Settings {
     /// Where the policy is read from, now and at each reload.
     pub origin: Origin,
+    /// Why the policy of the start is not the one of `origin`, but the last one that was live.
+    pub refused: Option<String>,
     /// Whether a change of the policy file is a reload.
     pub watch: bool,
     pub pins: Pins,
@@ -75,6 +82,8 @@ pub fn serve_metrics(arguments: &[OsString]) -> Option<ExitCode> {
 
 /// Runs until SIGINT or SIGTERM, or until `guard detach` asks for the end. `source` is the policy, as it was just read.
 ///
+/// The program is on its interfaces before anything else is tried. What fails after that is a problem, which is shown and tried again.
+///
 /// # Errors
 /// When guard cannot start: then nothing of this start stays in the kernel. When it cannot end cleanly.
 pub fn run(settings: Settings, source: &Source) -> Result<()> {
@@ -82,10 +91,14 @@ pub fn run(settings: Settings, source: &Source) -> Result<()> {
     heap::few_arenas();
     let was_there = settings.pins.exist();
     network::check(source, |_| was_there)?;
-    let _lock = lock::acquire(&settings.socket)?;
-    let metrics = Exporter::start(source.checked.policy.metrics.listen)?;
-    let control = server::control::bind(&settings.socket)?;
-    // Threads inherit what is left, so this comes before the first.
+    let mut control = Control::reserve(&settings.socket)?;
+    let (stop, stopped) = watch::channel(false);
+    let policy = settings.origin.file.as_ref();
+    let policy = policy.map(|file| PolicyFile::new(file, settings.watch, settings.refused.is_some()));
+    let engine = Arc::new(Engine::start(settings, source, stop)?);
+    control.begin(&engine);
+    let metrics = Metrics::begin(&engine);
+    // Threads inherit what is left, so this comes before those that last.
     privileges::drop_others()?;
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
@@ -93,47 +106,34 @@ pub fn run(settings: Settings, source: &Source) -> Result<()> {
         .enable_all()
         .build()
         .context("cannot start the agent's threads")?;
-    let socket = settings.socket.clone();
-    let result = runtime.block_on(serve(settings, source, metrics, control));
-    let _ = std::fs::remove_file(socket);
-    result
+    runtime.block_on(serve(engine, policy, control, metrics, stopped))
 }
 
 async fn serve(
-    settings: Settings,
-    source: &Source,
-    metrics: Exporter,
-    control: StdUnixListener,
+    engine: Arc<Engine>,
+    policy: Option<PolicyFile>,
+    control: Control,
+    mut metrics: Metrics,
+    mut stopped: watch::Receiver<bool>,
 ) -> Result<()> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let control = UnixListener::from_std(control).context("cannot serve the control socket")?;
-    let socket = settings.socket.display().to_string();
-    let policy = settings.origin.file.as_ref().filter(|_| settings.watch).map(|file| WatchedFile::new(file));
-
-    // Before the first look, so that nothing falls between the two.
-    let changes = Changes::listen().context("cannot listen to changes of the network")?;
-
-    let (stop, mut stopped) = watch::channel(false);
-    let pins = settings.pins.clone();
-    let engine = Arc::new(Engine::start(settings, source, stop)?);
-    let rings = Rings::open(&pins).context("what the kernel tells cannot be read")?;
-    let log = engine.kernel_log()?;
-    metrics.answer(Arc::clone(&engine))?;
     let tasks = [
-        tokio::spawn(rings::read(rings, Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(server::control::serve(control, Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(rings::keep(Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(control.serve(Arc::clone(&engine), stopped.clone())),
         tokio::spawn(observing::watch_traffic(Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(watching::keep(log, Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, changes, stopped.clone())),
+        tokio::spawn(watching::keep(Arc::clone(&engine), stopped.clone())),
+        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, stopped.clone())),
     ];
-    info!("guard is ready: control socket {socket}");
+    info!("guard is ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
 
+    let mut tries = interval(listeners::BETWEEN_TRIES);
     loop {
         tokio::select! {
+            _ = tries.tick() => metrics.serve(&engine),
             _ = hangup.recv() => reload(&engine).await?,
             _ = interrupt.recv() => break info!("SIGINT"),
             _ = terminate.recv() => break info!("SIGTERM"),
@@ -149,8 +149,8 @@ async fn serve(
 }
 
 async fn reload(engine: &Arc<Engine>) -> Result<()> {
-    info!("SIGHUP: reading the policy again");
     let engine = Arc::clone(engine);
     // What is wrong with it is logged and kept for the status.
-    tokio::task::spawn_blocking(move || drop(engine.reload("SIGHUP"))).await.context("the reload failed")
+    let reloaded = tokio::task::spawn_blocking(move || engine.reload_when_free("SIGHUP")).await;
+    reloaded.map(drop).context("the reload failed")
 }

@@ -9,10 +9,12 @@ use guard_common::abi::{Captured, Offence, Sample, Surplus};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch::Receiver;
 use tokio::time::sleep;
-use tracing::error;
 
 use super::Engine;
+use super::listeners::ended_within;
+use super::problems::Topic;
 use crate::datapath::{Ring, Rings};
+use crate::limited::{self, Kind};
 
 /// So many are handled at once.
 const BATCH: usize = 1024;
@@ -22,11 +24,34 @@ const BETWEEN_SAMPLES: Duration = Duration::from_millis(50);
 const BETWEEN_SURPLUS: Duration = Duration::from_millis(10);
 /// The ring has room for what comes in a third of a second of a flood, on two CPUs.
 const BETWEEN_FRAMES: Duration = Duration::from_millis(10);
+const BETWEEN_TRIES: Duration = Duration::from_secs(3);
 
-/// Reads until `stopped`.
-pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: Receiver<bool>) {
+/// Reads until `stopped`; opens the rings again when they cannot be read.
+pub(super) async fn keep(engine: Arc<Engine>, mut stopped: Receiver<bool>) {
+    loop {
+        let opened = engine.rings();
+        if opened.is_ok() {
+            engine.problems.clear(Topic::Events);
+        }
+        let read = match opened {
+            Ok(rings) => read(rings, &engine, &stopped).await,
+            Err(error) => Err(error.into()),
+        };
+        // Without an error the agent has ended.
+        let Err(error) = read else { return };
+        let problem = format!(
+            "the agent cannot read the events of the kernel: drops are not shown, and no source is blocked by itself; it tries again: {error:#}"
+        );
+        engine.problems.set(Topic::Events, problem);
+        if ended_within(BETWEEN_TRIES, &mut stopped).await {
+            return;
+        }
+    }
+}
+
+async fn read(rings: Rings, engine: &Arc<Engine>, stopped: &Receiver<bool>) -> Result<()> {
     let Rings { samples, offences, surplus, captures } = rings;
-    let (of, until) = (|| Arc::clone(&engine), || stopped.clone());
+    let (of, until) = (|| Arc::clone(engine), || stopped.clone());
     let samples = handle(samples, of(), BETWEEN_SAMPLES, until(), |engine, batch: Vec<Sample>| {
         engine.take_samples(&batch);
     });
@@ -39,19 +64,17 @@ pub(super) async fn read(rings: Rings, engine: Arc<Engine>, stopped: Receiver<bo
     let captures = handle(captures, of(), BETWEEN_FRAMES, until(), |engine, batch: Vec<Captured>| {
         engine.take_captures(&batch);
     });
-    tokio::join!(
-        watch(&engine, "dropped packets", samples),
-        watch(&engine, "sources over a threshold", offences),
-        watch(&engine, "connections too many", surplus),
-        watch(&engine, "captured frames", captures),
-    );
+    tokio::try_join!(
+        named("dropped packets", samples),
+        named("sources over a threshold", offences),
+        named("connections too many", surplus),
+        named("captured frames", captures),
+    )?;
+    Ok(())
 }
 
-/// Waits for a reader, which should not fail.
-async fn watch(engine: &Engine, of: &str, reader: impl Future<Output = Result<()>>) {
-    if let Err(error) = reader.await {
-        engine.note_problem(format!("what the kernel tells of {of} is not read any longer: {error:#}"));
-    }
+async fn named(of: &str, reader: impl Future<Output = Result<()>>) -> Result<()> {
+    reader.await.with_context(|| format!("the ring of {of}"))
 }
 
 async fn handle<T: Send + 'static>(
@@ -83,7 +106,7 @@ where
         let begun = Instant::now();
         // What failed on one batch need not fail on the next.
         if let Err(error) = tokio::task::spawn_blocking(move || handle(&engine, batch)).await {
-            error!("the agent has failed on what the kernel told: {error}");
+            limited::warn(Kind::Batch, || format!("the agent has failed on events of the kernel: {error}"));
         }
         // What takes long is done for the more at once.
         sleep(if pause.is_zero() { pause } else { pause.max(3 * begun.elapsed()) }).await;

@@ -37,6 +37,9 @@ pub struct Status {
     /// Connections that were counted wrongly, and corrected, since the agent started.
     #[serde(default)]
     pub connection_drift: u64,
+    /// Entries of blocks that another program had changed in the kernel, and that were mended, since the agent started.
+    #[serde(default)]
+    pub block_drift: u64,
     /// Connections that were closed since the agent started.
     #[serde(default)]
     pub sockets_killed: u64,
@@ -64,6 +67,9 @@ pub struct PolicyStatus {
     pub unconfirmed_for: Option<f64>,
     /// Why the last reload was refused, if it was.
     pub reload_error: Option<String>,
+    /// Whether the policy file has changed, and is read once no policy awaits its confirmation.
+    #[serde(default)]
+    pub reload_put_off: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -104,6 +110,9 @@ pub struct LostStatus {
     pub events: u64,
     /// Connections that are not counted, since their table is full.
     pub connections: u64,
+    /// Lines of the agent's log since it started: the reader of its stderr is too slow.
+    #[serde(default)]
+    pub log_lines: u64,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -165,15 +174,22 @@ pub(super) fn of_maps(maps: &Maps) -> Result<Status, Error> {
         packets: counter.packets,
         bytes: counter.bytes,
     };
+    let live = maps.live()?;
+    let policy = PolicyStatus {
+        generation: live.generation,
+        unconfirmed_for: live.unconfirmed_for.map(|left| left.as_secs_f64()),
+        ..PolicyStatus::default()
+    };
     let map =
         |fill: Fill| MapStatus { map: fill.table.into(), entries: fill.entries, capacity: fill.capacity };
     Ok(Status {
         version: env!("CARGO_PKG_VERSION").into(),
         revision: env!("GUARD_REVISION").into(),
-        policy: PolicyStatus { generation: maps.live()?.generation, ..PolicyStatus::default() },
+        policy,
         lost: LostStatus {
             events: maps.lost(Lost::Sample)? + maps.lost(Lost::Offence)? + maps.lost(Lost::Surplus)?,
             connections: maps.lost(Lost::Connection)?,
+            log_lines: 0,
         },
         maps: maps.fill()?.into_iter().map(map).collect(),
         counters: maps.counters(&ids)?.values().map(counter).collect(),

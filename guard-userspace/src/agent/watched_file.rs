@@ -1,7 +1,8 @@
 //! Noticing that a file is another one.
 
-use std::fs::metadata;
-use std::os::unix::fs::MetadataExt;
+use std::fs::OpenOptions;
+use std::io;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
@@ -15,10 +16,11 @@ struct Fingerprint {
 }
 
 impl Fingerprint {
-    /// None while there is no file: editors and tools that replace it may leave a gap.
-    fn of(path: &Path) -> Option<Self> {
-        let metadata = metadata(path).ok()?;
-        Some(Self {
+    /// Of a file that can be read: it is opened, since who may look at a file may not always read it.
+    fn of(path: &Path) -> io::Result<Self> {
+        let file = OpenOptions::new().read(true).custom_flags(libc::O_NONBLOCK).open(path)?;
+        let metadata = file.metadata()?;
+        Ok(Self {
             device: metadata.dev(),
             inode: metadata.ino(),
             size: metadata.size(),
@@ -32,26 +34,48 @@ impl Fingerprint {
 pub(super) struct WatchedFile {
     path: PathBuf,
     known: Option<Fingerprint>,
+    /// None where the file could not be read.
     last: Option<Fingerprint>,
 }
 
 impl WatchedFile {
     pub(super) fn new(path: &Path) -> Self {
-        let now = Fingerprint::of(path);
+        let now = Fingerprint::of(path).ok();
         Self { path: path.into(), known: now, last: now }
+    }
+
+    pub(super) fn path(&self) -> &Path {
+        &self.path
+    }
+
+    /// Whether the last look could read it.
+    pub(super) const fn is_readable(&self) -> bool {
+        self.last.is_some()
     }
 
     /// Whether the file is another one than at the last answer of yes. It is so only once it was the same at two looks in a row: a
     /// file that is being written is not read.
-    pub(super) fn has_changed(&mut self) -> bool {
-        let now = Fingerprint::of(&self.path);
+    ///
+    /// # Errors
+    /// Why the file cannot be read, at two looks in a row: editors and tools that replace it may leave a gap.
+    pub(super) fn has_changed(&mut self) -> io::Result<bool> {
+        let looked = Fingerprint::of(&self.path);
+        let now = looked.as_ref().ok().copied();
         let settled = now == self.last;
         self.last = now;
-        let changed = settled && now.is_some() && now != self.known;
-        if changed {
-            self.known = now;
+        match looked {
+            Ok(_) if settled && now != self.known => {
+                self.known = now;
+                Ok(true)
+            }
+            Err(error) if settled => Err(error),
+            Ok(_) | Err(_) => Ok(false),
         }
-        changed
+    }
+
+    /// The file counts as another one, once it can be read.
+    pub(super) fn forget(&mut self) {
+        self.known = None;
     }
 }
 
@@ -66,15 +90,18 @@ mod tests {
         let path = directory.path().join("guard.toml");
         fs::write(&path, "a").unwrap();
         let mut watched = WatchedFile::new(&path);
-        assert!(!watched.has_changed());
+        assert!(!watched.has_changed().unwrap());
         fs::write(&path, "longer").unwrap();
-        assert!(!watched.has_changed(), "it may still be written");
-        assert!(watched.has_changed());
-        assert!(!watched.has_changed(), "only once");
+        assert!(!watched.has_changed().unwrap(), "it may still be written");
+        assert!(watched.has_changed().unwrap());
+        assert!(!watched.has_changed().unwrap(), "only once");
         fs::remove_file(&path).unwrap();
-        assert!(!watched.has_changed() && !watched.has_changed(), "a file that is gone is not a new policy");
+        assert!(!watched.has_changed().unwrap(), "it may be replaced");
+        assert_eq!(watched.has_changed().unwrap_err().kind(), io::ErrorKind::NotFound);
         fs::write(&path, "again").unwrap();
-        assert!(!watched.has_changed());
-        assert!(watched.has_changed(), "replaced");
+        assert!(!watched.has_changed().unwrap());
+        assert!(watched.has_changed().unwrap(), "replaced");
+        watched.forget();
+        assert!(watched.has_changed().unwrap(), "the same one, once more");
     }
 }

@@ -8,10 +8,8 @@ use anyhow::{Context, Result};
 use tokio::io::unix::AsyncFd;
 use tokio::sync::watch;
 use tokio::time::{MissedTickBehavior, interval, sleep};
-use tracing::warn;
 
 use super::Engine;
-use crate::datapath::KernelLog;
 
 /// How often the kernel is told: its own patience is three times that.
 const RENEWAL: Duration = Duration::from_secs(1);
@@ -19,7 +17,7 @@ const RENEWAL: Duration = Duration::from_secs(1);
 const BETWEEN_LINES: Duration = Duration::from_millis(50);
 
 /// Runs until `stopped`.
-pub(super) async fn keep(log: KernelLog, engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
+pub(super) async fn keep(engine: Arc<Engine>, mut stopped: watch::Receiver<bool>) {
     let mut renewals = interval(RENEWAL);
     renewals.set_missed_tick_behavior(MissedTickBehavior::Delay);
     let renew = async {
@@ -29,8 +27,10 @@ pub(super) async fn keep(log: KernelLog, engine: Arc<Engine>, mut stopped: watch
         }
     };
     let write = async {
-        if let Err(error) = write(log, &engine).await {
-            warn!("what the kernel logs is not read any longer: {error:#}");
+        if let Err(error) = write(&engine).await {
+            engine.note_problem(format!(
+                "the agent does not read the log of the XDP program, and drops are not logged: {error:#}"
+            ));
         }
     };
     tokio::select! {
@@ -41,7 +41,8 @@ pub(super) async fn keep(log: KernelLog, engine: Arc<Engine>, mut stopped: watch
     engine.end_watch();
 }
 
-async fn write(log: KernelLog, engine: &Engine) -> Result<()> {
+async fn write(engine: &Engine) -> Result<()> {
+    let log = engine.kernel_log()?;
     // SAFETY: the log owns its descriptor, so it stays open, and itself, for as long as it is registered.
     let mut log = unsafe { AsyncFd::register(log) }.map_err(io::Error::from).context("cannot wait for it")?;
     loop {

@@ -4,6 +4,8 @@
 //! | --- | --- |
 //! | `register` | blocks and unblocks, with and without an agent |
 //! | `told` | what the kernel was told |
+//! | `drift` | whether the kernel still has that |
+//! | `mend` | brings back what another program has changed there |
 //! | `record` | what the ledger is told, or will be |
 //! | `notes` | what the audit log says of it |
 //! | `clock` | the time of day, and the clock by which the kernel ends a block |
@@ -12,7 +14,9 @@
 //! | `list` | lists from standard input |
 
 mod clock;
+mod drift;
 pub mod list;
+mod mend;
 pub mod nested;
 mod notes;
 pub mod protected;

@@ -6,7 +6,7 @@
 use std::collections::BTreeMap;
 
 use guard_common::abi::End;
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 /// Until when a block holds, by the kernel's clock.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -86,6 +86,12 @@ impl Nested {
     pub(super) fn merged(&self, net: &IpNet) -> Ends {
         let outward = std::iter::successors(Some(*net), IpNet::supernet);
         outward.map(|outer| self.get(&outer)).fold(Ends::default(), Ends::max)
+    }
+
+    /// All blocked prefixes, each with what all around it say.
+    pub(super) fn all(&self) -> Vec<(IpNet, Ends)> {
+        let everything = [IpNet::from(Ipv4Net::default()), IpNet::from(Ipv6Net::default())];
+        everything.iter().flat_map(|net| self.within(net)).collect()
     }
 
     /// The blocked prefixes within one, itself counted, each with what all around it say.

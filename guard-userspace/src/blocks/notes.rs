@@ -33,6 +33,13 @@ pub(super) fn expired(blocks: &[Block]) -> Option<Event> {
         .then(|| about(Action::Expire, blocks.iter().map(|block| block.net), "guard", json!({})))
 }
 
+/// What another program had changed in the kernel's tables, and is as it was.
+pub(super) fn mended(mut nets: Vec<IpNet>) -> Event {
+    nets.sort_unstable();
+    let details = json!({ "reason": "another program had changed the kernel's tables of blocks" });
+    about(Action::Mend, nets.into_iter(), "guard", details)
+}
+
 fn about(action: Action, nets: impl ExactSizeIterator<Item = IpNet>, by: &str, mut details: Value) -> Event {
     let count = nets.len();
     let first: Vec<IpNet> = nets.take(FIRST).collect();

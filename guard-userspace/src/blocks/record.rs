@@ -10,6 +10,7 @@ use tracing::{info, warn};
 use super::{Block, Clock, End};
 use crate::autoblock::Offender;
 use crate::ledger::{Change, Event, EventQuery, Ledger, LedgerError};
+use crate::limited;
 
 #[derive(Debug)]
 pub(super) struct Record {
@@ -38,7 +39,9 @@ impl Record {
             Some(mut missed) => {
                 let lost = missed.then(change);
                 if lost > 0 {
-                    warn!("{lost} events are lost: the ledger has not been written for too long");
+                    limited::warn(limited::Kind::LostEvents, || {
+                        format!("{lost} events are lost: the ledger has not been written for too long")
+                    });
                 }
                 missed
             }
@@ -100,6 +103,22 @@ impl Record {
             return Ok(self.blocks(clock)?.iter().map(Block::end).collect());
         }
         self.with(|ledger| ledger.ends(clock))
+    }
+
+    /// Some of them, from one network on, and where to go on. None while some wait to be written.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub(super) fn some_ends(
+        &mut self,
+        clock: &Clock,
+        from: &str,
+        count: usize,
+    ) -> Result<(Vec<End>, String), LedgerError> {
+        if self.missed.is_some() {
+            return Ok((Vec::new(), from.into()));
+        }
+        self.with(|ledger| ledger.some_ends(clock, from, count))
     }
 
     pub(super) fn missed_ends(&self, clock: &Clock) -> Vec<End> {

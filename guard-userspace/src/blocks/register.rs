@@ -10,25 +10,28 @@ use guard_common::abi;
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::mend::Care;
 use super::nested::Ends;
 use super::record::Record;
-use super::told::Told;
+use super::told::{Begun, Told};
 use super::{Block, BlockCounts, Clock, End, Origin, Scope, notes};
 use crate::autoblock::{
     self, Automatic, Decision, Exemption, InForce, Kind, Memory, Offence, Pardons, Rules,
 };
 use crate::datapath::{Error, Maps, monotonic_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
+use crate::limited;
 
 /// The blocks of this host, and the sources that were blocked automatically.
 #[derive(Debug)]
 pub struct Register {
-    told: Told,
-    record: Record,
+    pub(super) told: Told,
+    pub(super) record: Record,
     memory: Memory,
     pardons: Pardons,
     /// Blocks that were added since this was opened.
     added: BlockCounts,
+    pub(super) care: Care,
 }
 
 /// What became of a block that was asked for.
@@ -62,23 +65,38 @@ pub enum RegisterError {
 }
 
 impl Register {
-    /// Reads the ledger and brings the kernel to what it says. What only the kernel knows is taken over into the ledger: a command may
-    /// have blocked when no ledger could be written.
-    ///
-    /// # Errors
-    /// When the kernel's tables cannot be read or written. A ledger that cannot be read is a warning.
-    pub fn open(path: PathBuf, maps: &mut Maps) -> Result<Self, Error> {
-        let mut register = Self {
+    /// Knows nothing yet: see [`begin`](Self::begin).
+    pub fn new(path: PathBuf) -> Self {
+        Self {
             told: Told::default(),
             record: Record::new(path),
             memory: Memory::default(),
             pardons: Pardons::default(),
             added: BlockCounts::default(),
-        };
-        if let Err(error) = register.reconcile(maps, &Clock::now())? {
+            care: Care::default(),
+        }
+    }
+
+    /// As [`new`](Self::new), begun.
+    ///
+    /// # Errors
+    /// As [`begin`](Self::begin).
+    pub fn open(path: PathBuf, maps: &mut Maps) -> Result<Self, Error> {
+        let mut register = Self::new(path);
+        register.begin(maps)?;
+        Ok(register)
+    }
+
+    /// Reads the ledger and brings the kernel to what it says. What only the kernel knows is taken over into the ledger: a command may
+    /// have blocked when no ledger could be written.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read or written. A ledger that cannot be read is a warning.
+    pub fn begin(&mut self, maps: &mut Maps) -> Result<(), Error> {
+        if let Err(error) = self.reconcile(maps, &Clock::now())? {
             warn!("blocks are only kept by the kernel: {error}");
         }
-        Ok(register)
+        Ok(())
     }
 
     /// Blocks, all or none. What is blocked already stays so for the longer of the two times.
@@ -194,7 +212,9 @@ impl Register {
         let (clock, at) = (Clock::now(), monotonic_now());
         let entries: HashMap<IpNet, abi::Block> = maps.blocks()?.into_iter().collect();
         let blocks = self.record.blocks(&clock).unwrap_or_else(|error| {
-            warn!("the blocks are those of the kernel: {error}");
+            limited::warn(limited::Kind::NotListed, || {
+                format!("the blocks are those of the kernel: {error}")
+            });
             let missed = self.record.missed_blocks(&clock);
             let known: HashSet<IpNet> = missed.iter().map(|block| block.net).collect();
             let entries = entries.iter().filter(|(net, _)| !known.contains(net));
@@ -222,7 +242,9 @@ impl Register {
     pub fn around(&mut self, maps: &Maps, address: IpAddr) -> Result<Vec<(Block, u64)>, RegisterError> {
         let (clock, at) = (Clock::now(), monotonic_now());
         let known = self.record.around(address, &clock).unwrap_or_else(|error| {
-            warn!("the blocks around {address} are not known: {error}");
+            limited::warn(limited::Kind::NotListed, || {
+                format!("the blocks around {address} are not known: {error}")
+            });
             Vec::new()
         });
         let live = known
@@ -264,7 +286,11 @@ impl Register {
 
     /// Brings kernel and ledger to what either knows: the longer of two times holds. The outer error is the kernel's, the inner one the
     /// ledger's; then the blocks are those of the kernel.
-    fn reconcile(&mut self, maps: &mut Maps, clock: &Clock) -> Result<Result<(), LedgerError>, Error> {
+    pub(super) fn reconcile(
+        &mut self,
+        maps: &mut Maps,
+        clock: &Clock,
+    ) -> Result<Result<(), LedgerError>, Error> {
         let at = monotonic_now();
         let caught_up = self.record.catch_up(clock);
         let read = self.record.ends(clock).and_then(|ends| Ok((ends, self.record.offenders(clock)?)));
@@ -280,8 +306,9 @@ impl Register {
             |until: &Option<u64>| until.is_some_and(|until| !clock.to_kernel(until).is_after(|| at));
         let ended_by = recorded.iter().any(|(.., until)| is_ended(until)).then_some(at);
         let live = recorded.into_iter().filter(|(.., until)| !is_ended(until));
-        let (told, found) = Told::begin(maps, ends(live, clock))?;
+        let Begun { told, found, mended } = Told::begin(maps, ends(live, clock))?;
         self.told = told;
+        self.care.mended = mended;
         if let Err(error) = read.and(caught_up) {
             return Ok(Err(error));
         }
@@ -302,7 +329,7 @@ impl Register {
 }
 
 /// The ends of blocks by the kernel's clock, for each network.
-fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<IpNet, Ends> {
+pub(super) fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<IpNet, Ends> {
     let mut ends: HashMap<IpNet, Ends> = HashMap::new();
     for (net, scope, until) in blocks {
         let until = until.map_or(abi::End::FOREVER, |until| clock.to_kernel(until));

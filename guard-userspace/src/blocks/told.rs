@@ -6,6 +6,7 @@ use guard_common::abi::{self, End};
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::drift::Digest;
 use super::nested::{Ends, Nested};
 use crate::datapath::{Error, Maps, monotonic_now};
 
@@ -13,9 +14,19 @@ use crate::datapath::{Error, Maps, monotonic_now};
 #[derive(Debug, Default)]
 pub(super) struct Told {
     nested: Nested,
-    /// Blocked addresses, and those of them with the scope `host`.
-    addresses: usize,
+    /// The blocked addresses, and how many of them have the scope `host`.
+    addresses: Digest,
     host_addresses: usize,
+}
+
+/// What was found in the kernel at the beginning.
+#[derive(Debug, Default)]
+pub(super) struct Begun {
+    pub(super) told: Told,
+    /// What lasts longer there than was wanted.
+    pub(super) found: Vec<(IpNet, Ends)>,
+    /// What was not as wanted, that included, and is now.
+    pub(super) mended: Vec<IpNet>,
 }
 
 /// Reading the whole table costs about as much as so many look-ups for each of its entries.
@@ -29,11 +40,8 @@ type Entries = HashMap<IpNet, abi::Block>;
 type Changes = Vec<(IpNet, Option<Ends>)>;
 
 impl Told {
-    /// Begins with what is in the kernel, and with all of these blocks beside it. Returns what of the kernel's lasts longer than they say.
-    pub(super) fn begin(
-        maps: &mut Maps,
-        mut wanted: HashMap<IpNet, Ends>,
-    ) -> Result<(Self, Vec<(IpNet, Ends)>), Error> {
+    /// Begins with what is in the kernel, and with all of these blocks beside it.
+    pub(super) fn begin(maps: &mut Maps, mut wanted: HashMap<IpNet, Ends>) -> Result<Begun, Error> {
         let at = monotonic_now();
         let present: Entries = maps.blocks()?.into_iter().collect();
         let mut told = Self::default();
@@ -58,19 +66,23 @@ impl Told {
         }
         let prefixes = told.nested.set(&prefixes(&wanted));
         let addresses = || wanted.iter().filter(|(net, _)| is_address(net));
-        told.addresses = addresses().count();
         told.host_addresses = addresses().filter(|(_, ends)| ends.host != End::NONE).count();
         // Most are there already, and as they should be.
         let differs = |net: &IpNet, ends: Ends| {
             present.get(net).is_none_or(|entry| of_entry(entry).is_other_than(ends))
         };
+        for (net, ends) in addresses() {
+            let in_kernel = present.get(net).filter(|_| !differs(net, *ends));
+            told.addresses.add(net, in_kernel.map_or(*ends, of_entry));
+        }
         let all = addresses().map(|(net, ends)| (*net, Some(*ends))).chain(prefixes);
         let mut changes: Changes =
             all.filter(|(net, ends)| ends.is_none_or(|ends| differs(net, ends))).collect();
         changes.extend(present.keys().filter(|net| !wanted.contains_key(*net)).map(|net| (*net, None)));
         write(maps, &changes, &present)?;
         told.tell_host(maps)?;
-        Ok((told, found))
+        let mended = changes.iter().map(|(net, _)| *net).chain(found.iter().map(|(net, _)| *net)).collect();
+        Ok(Begun { told, found, mended })
     }
 
     /// Blocks, all or nothing; what is blocked already stays so for the longer of the two times. Returns how many were not.
@@ -135,7 +147,7 @@ impl Told {
 
     /// Blocked addresses and prefixes.
     pub(super) fn len(&self) -> usize {
-        self.addresses + self.nested.len()
+        self.addresses.entries() + self.nested.len()
     }
 
     fn remove(&mut self, maps: &mut Maps, nets: HashSet<IpNet>, present: &Entries) -> Result<(), Error> {
@@ -155,10 +167,15 @@ impl Told {
         present: &Entries,
     ) -> Result<(), Error> {
         let before = prefixes.keys().map(|net| (*net, self.nested.get(net))).collect();
-        let (mut count, mut host) = (self.addresses, self.host_addresses);
+        let (mut all, mut host) = (self.addresses, self.host_addresses);
         for (net, ends) in &addresses {
             let known = present.get(net);
-            count = (count + usize::from(ends.is_some())).saturating_sub(usize::from(known.is_some()));
+            if let Some(known) = known {
+                all.remove(net, of_entry(known));
+            }
+            if let Some(ends) = ends {
+                all.add(net, *ends);
+            }
             host = (host + usize::from(ends.is_some_and(|ends| ends.host != End::NONE)))
                 .saturating_sub(usize::from(known.is_some_and(|known| known.host_until != End::NONE)));
         }
@@ -168,7 +185,7 @@ impl Told {
             self.nested.set(&before);
             return Err(error);
         }
-        (self.addresses, self.host_addresses) = (count, host);
+        (self.addresses, self.host_addresses) = (all, host);
         self.tell_host(maps)
     }
 
@@ -189,7 +206,7 @@ impl Told {
     ) -> Result<Entries, Error> {
         let addresses = nets.clone().filter(|net| is_address(net));
         let mut present = Entries::new();
-        if addresses.clone().count() > MANY.max(self.addresses / LOOK_UPS_AN_ENTRY) {
+        if addresses.clone().count() > MANY.max(self.addresses.entries() / LOOK_UPS_AN_ENTRY) {
             let wanted: HashSet<&IpNet> = addresses.collect();
             present.extend(maps.block_addresses()?.into_iter().filter(|(net, _)| wanted.contains(net)));
         } else {
@@ -205,8 +222,54 @@ impl Told {
 
     /// Tells the kernel whether any block concerns the whole host: while none does, other ports are not looked up.
     fn tell_host(&self, maps: &mut Maps) -> Result<(), Error> {
+        maps.set_host_blocks(self.host_blocks())
+    }
+
+    fn host_blocks(&self) -> u64 {
         let prefixes = self.nested.iter().filter(|(_, ends)| ends.host != End::NONE).count();
-        maps.set_host_blocks((self.host_addresses + prefixes) as u64)
+        (self.host_addresses + prefixes) as u64
+    }
+
+    /// Whether few enough are blocked to compare all of them often.
+    pub(super) fn are_few(&self) -> bool {
+        self.len() <= MANY
+    }
+
+    /// Tells the kernel again whether any block concerns the whole host. Returns whether it thought otherwise.
+    pub(super) fn mend_host(&self, maps: &mut Maps) -> Result<bool, Error> {
+        let differs = maps.host_blocks()? != self.host_blocks();
+        if differs {
+            self.tell_host(maps)?;
+        }
+        Ok(differs)
+    }
+
+    /// Whether the kernel has all that it was told, and nothing else.
+    pub(super) fn holds(&self, maps: &Maps) -> Result<bool, Error> {
+        let mut addresses = Digest::default();
+        maps.each_block_address(|net, entry| addresses.add(net, of_entry(entry)))?;
+        if addresses != self.addresses {
+            return Ok(false);
+        }
+        let wanted: BTreeMap<IpNet, Ends> = self.nested.all().into_iter().collect();
+        let present = maps.block_prefixes()?;
+        let is_wanted = |(net, entry): &(IpNet, abi::Block)| {
+            wanted.get(net).is_some_and(|ends| !of_entry(entry).is_other_than(*ends))
+        };
+        Ok(present.len() == wanted.len() && present.iter().all(is_wanted))
+    }
+
+    /// Which of these networks the kernel does not have until then, or longer.
+    pub(super) fn missing(&self, maps: &Maps, wanted: &HashMap<IpNet, Ends>) -> Result<Vec<IpNet>, Error> {
+        let at = monotonic_now();
+        let mut missing = Vec::new();
+        for (net, ends) in wanted.iter().filter(|(net, _)| is_address(net)) {
+            let present = maps.block(net)?.as_ref().map(of_entry).unwrap_or_default();
+            if ends.is_longer_than(present, at) {
+                missing.push(*net);
+            }
+        }
+        Ok(missing)
     }
 }
 

@@ -39,6 +39,11 @@ impl PolicySource {
         Ok(Origin { file: self.file()?, flags: self.flags() })
     }
 
+    /// The default file, whether it is there or not.
+    pub(super) fn of_default_file(&self) -> Origin {
+        Origin { file: Some(default_file()), flags: self.flags() }
+    }
+
     fn flags(&self) -> Flags {
         Flags {
             interfaces: self.interface.clone(),

@@ -2,19 +2,21 @@ use std::io::IsTerminal;
 use std::process::ExitCode;
 use std::sync::OnceLock;
 
-use anyhow::Result;
+use anyhow::{Result, anyhow};
 use clap::Args;
 use tracing::level_filters::LevelFilter;
-use tracing::warn;
+use tracing::{error, warn};
 use tracing_subscriber::Registry;
+use tracing_subscriber::fmt::writer::BoxMakeWriter;
 use tracing_subscriber::layer::SubscriberExt;
 use tracing_subscriber::reload::{self, Handle};
 use tracing_subscriber::util::SubscriberInitExt;
 
 use super::Global;
 use super::policy_source::PolicySource;
+use crate::agent::log::{Farewell, Writer};
 use crate::agent::{self, Settings};
-use crate::config::{Log, LogFormat, LogLevel};
+use crate::config::{Log, LogFormat, LogLevel, Origin, Source};
 
 /// Run the agent in the foreground; logs go to stderr
 #[derive(Args, Debug)]
@@ -39,14 +41,14 @@ pub(super) struct Run {
 
 impl Run {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let origin = self.source.origin()?;
-        let source = origin.read()?;
-        log_to_stderr(&source.checked.policy.log);
+        let (origin, source, refused) = self.policy(global)?;
+        let _farewell = log_to_stderr(&source.checked.policy.log);
         for warning in &source.checked.warnings {
             warn!("{warning}");
         }
         let settings = Settings {
             origin,
+            refused,
             watch: !self.no_watch,
             pins: global.pins(),
             socket: global.socket.clone(),
@@ -56,6 +58,25 @@ impl Run {
         };
         agent::run(settings, &source)?;
         Ok(ExitCode::SUCCESS)
+    }
+}
+
+impl Run {
+    /// Where the policy is from, and the policy. Where it cannot be used, the last one that was live is, with why.
+    ///
+    /// # Errors
+    /// When there was none before either.
+    fn policy(&self, global: &Global) -> Result<(Origin, Source, Option<String>)> {
+        let origin = self.source.origin();
+        let read = origin.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(Origin::read);
+        let origin = origin.unwrap_or_else(|_| self.source.of_default_file());
+        match read {
+            Ok(source) => Ok((origin, source, None)),
+            Err(error) => match agent::last_policy(&global.state, &origin) {
+                Some(source) => Ok((origin, source, Some(format!("{error:#}")))),
+                None => Err(error),
+            },
+        }
     }
 }
 
@@ -79,11 +100,17 @@ const fn filter(level: LogLevel) -> LevelFilter {
     }
 }
 
-fn log_to_stderr(log: &Log) {
+/// Logs to stderr, without ever waiting for its reader.
+fn log_to_stderr(log: &Log) -> Option<Farewell> {
+    let (writer, farewell) = match Writer::begin(std::io::stderr()) {
+        Ok((writer, farewell)) => (BoxMakeWriter::new(move || writer.clone()), Some(farewell)),
+        // A log that may wait is better than none.
+        Err(_) => (BoxMakeWriter::new(std::io::stderr), None),
+    };
     let (level, handle) = reload::Layer::new(filter(log.level));
     let lines = tracing_subscriber::fmt::layer()
         .with_ansi(std::io::stderr().is_terminal())
-        .with_writer(std::io::stderr)
+        .with_writer(writer)
         .with_target(false);
     let registry = tracing_subscriber::registry().with(level);
     match log.format {
@@ -92,4 +119,7 @@ fn log_to_stderr(log: &Log) {
     }
     // A process logs to stderr once.
     let _ = LOG_LEVEL.set(handle);
+    // What a panic says is a line of the log too: the usual way would wait for the reader.
+    std::panic::set_hook(Box::new(|panic| error!("{panic}")));
+    farewell
 }

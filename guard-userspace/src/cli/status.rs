@@ -82,7 +82,7 @@ fn agent_line(status: &Status) -> String {
 }
 
 fn policy_line(status: &Status) -> String {
-    let PolicyStatus { file, generation, unconfirmed_for, reload_error, .. } = &status.policy;
+    let PolicyStatus { file, generation, unconfirmed_for, reload_error, reload_put_off, .. } = &status.policy;
     let mut line = format!("policy     generation {generation}");
     if let Some(file) = file {
         line += &format!(" from {file}");
@@ -91,6 +91,10 @@ fn policy_line(status: &Status) -> String {
         line += &format!(
             "; NOT CONFIRMED: the one before comes back in {left:.0} s unless `guard confirm` comes first"
         );
+    }
+    if *reload_put_off {
+        line +=
+            "\n           the policy file has changed, and is read once no policy awaits its confirmation";
     }
     if let Some(error) = reload_error {
         line += &format!("\n           THE LAST RELOAD WAS REFUSED, this policy stayed live:\n{error}");

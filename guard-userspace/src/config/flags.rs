@@ -2,6 +2,7 @@
 
 use std::net::SocketAddr;
 
+use serde::{Deserialize, Serialize};
 use toml::Spanned;
 
 use super::findings::{Fault, Findings, Source, Span};
@@ -15,7 +16,7 @@ use crate::local_ports::LocalPorts;
 const SERVICE: &str = "default";
 
 /// The flags of `guard run` that say what to guard, as they were given.
-#[derive(Clone, Debug, Default, PartialEq, Eq)]
+#[derive(Clone, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 pub struct Flags {
     pub interfaces: Vec<String>,
     pub ports: Vec<String>,

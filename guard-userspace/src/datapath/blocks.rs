@@ -103,6 +103,17 @@ impl Maps {
         self.addresses_with()
     }
 
+    /// The same one by one: there may be a million.
+    ///
+    /// # Errors
+    /// When the table cannot be read.
+    pub fn each_block_address(&self, mut each: impl FnMut(&IpNet, &Block)) -> Result<(), Error> {
+        bpf::visit_all::<[u8; 16], Block>(self.descriptor(ADDRESSES)?, |address, block| {
+            each(&IpNet::from(IpAddr::from(Address::v6(*address))), block);
+        })
+        .map_err(|source| Error::Table { table: ADDRESSES, source })
+    }
+
     /// The blocks of prefixes, in no order.
     ///
     /// # Errors
@@ -148,6 +159,14 @@ impl Maps {
     /// When the kernel refuses.
     pub fn set_host_blocks(&mut self, count: u64) -> Result<(), Error> {
         self.change_state(|state| state.host_blocks = count)
+    }
+
+    /// How many that is.
+    ///
+    /// # Errors
+    /// When the map cannot be read.
+    pub fn host_blocks(&self) -> Result<u64, Error> {
+        Ok(self.state()?.host_blocks)
     }
 }
 

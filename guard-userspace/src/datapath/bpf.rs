@@ -162,6 +162,16 @@ pub(super) fn from_bytes<T: aya::Pod>(bytes: &[u8]) -> Option<T> {
 
 /// Reads all pairs of a hash, a trie or an array. What is written meanwhile may be among them or not.
 pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Result<Vec<(K, V)>> {
+    let mut pairs = Vec::new();
+    visit_all(map, |key, value| pairs.push((*key, *value)))?;
+    Ok(pairs)
+}
+
+/// The same one by one, in no more memory than a part of them takes.
+pub(super) fn visit_all<K: aya::Pod, V: aya::Pod>(
+    map: BorrowedFd<'_>,
+    mut each: impl FnMut(&K, &V),
+) -> io::Result<()> {
     // The kernel writes as much as the map has, whatever there is room for; and a pin may be of another build, or of somebody else.
     let MapInfo { key_size, value_size, .. } = info(map)?;
     if (key_size as usize, value_size as usize) != (size_of::<K>(), size_of::<V>()) {
@@ -173,7 +183,6 @@ pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Res
     let mut room = 4096;
     // A hash counts its buckets here, the others note their last key.
     let (mut next, mut last) = ([0_u8; 32], [0_u8; 32]);
-    let mut pairs = Vec::new();
     let mut begun = false;
     loop {
         let (mut keys, mut values) = (vec![zero.0; room], vec![zero.1; room]);
@@ -195,12 +204,12 @@ pub(super) fn read_all<K: aya::Pod, V: aya::Pod>(map: BorrowedFd<'_>) -> io::Res
                 continue;
             }
             Ok(_) | Err(Some(libc::ENOENT)) => {}
-            Err(_) => return result.map(|_| pairs),
+            Err(_) => return result.map(drop),
         }
         let count = (attributes.count as usize).min(room);
-        pairs.extend(keys.into_iter().zip(values).take(count));
+        keys.iter().zip(&values).take(count).for_each(|(key, value)| each(key, value));
         if result.is_err() {
-            return Ok(pairs);
+            return Ok(());
         }
         (last, begun) = (next, true);
     }

@@ -9,7 +9,7 @@ use aya::maps::{Array, Map, MapData, MapInfo};
 use guard_common::abi;
 
 use super::pins::{MapSet, Pins};
-use super::{Error, fill};
+use super::{Capacities, Error, fill};
 
 /// Every map that is kept over restarts.
 pub(super) const NAMES: [&str; 31] = [
@@ -119,6 +119,15 @@ impl Maps {
     /// For how many entries a table was made.
     pub(super) fn capacity(&self, name: &'static str) -> Result<u32, Error> {
         Ok(self.info(name)?.max_entries())
+    }
+
+    /// The sizes with which the maps were made.
+    ///
+    /// # Errors
+    /// When a map does not tell.
+    pub fn capacities(&self) -> Result<Capacities, Error> {
+        let [blocks, sources, connections] = ["BLOCKS", "METERS", "SOCKETS"].map(|name| self.capacity(name));
+        Ok(Capacities { blocks: blocks?, sources: sources?, connections: connections? })
     }
 
     pub(super) fn info(&self, name: &'static str) -> Result<MapInfo, Error> {

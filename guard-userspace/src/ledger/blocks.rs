@@ -6,10 +6,10 @@ use std::net::IpAddr;
 
 use ipnet::IpNet;
 use rusqlite::{Connection, Row, params};
-use tracing::warn;
 
 use super::{Ledger, LedgerError};
 use crate::blocks::{Block, Clock, End, Origin, Scope, shifted};
+use crate::limited;
 
 impl Ledger {
     /// All blocks, those that have ended included until they are removed. What cannot be read is left out, with a warning. Times of day
@@ -46,15 +46,26 @@ impl Ledger {
     pub fn ends(&self, clock: &Clock) -> Result<Vec<End>, LedgerError> {
         let behind = -super::clock::ahead(&self.connection, clock)?;
         let mut select = self.connection.prepare_cached("SELECT net, scope, until FROM blocks")?;
-        let mut rows = select.query([])?;
-        let mut ends = Vec::new();
-        while let Some(row) = rows.next()? {
-            let net = row.get_ref("net")?.as_str().ok().and_then(|net| net.parse().ok());
-            let scope = row.get_ref("scope")?.as_str().ok().and_then(scope);
-            let until = row.get::<_, Option<i64>>("until")?.map(|time| time_of(time, behind));
-            ends.extend(net.zip(scope).map(|(net, scope)| (net, scope, until)));
-        }
-        Ok(ends)
+        Ok(read_ends(select.query([])?, behind)?.0)
+    }
+
+    /// Some of them, from a network on in the order of the table, and the network after which to go on; the beginning again after the last.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn some_ends(
+        &self,
+        clock: &Clock,
+        from: &str,
+        count: usize,
+    ) -> Result<(Vec<End>, String), LedgerError> {
+        let behind = -super::clock::ahead(&self.connection, clock)?;
+        let mut select = self
+            .connection
+            .prepare_cached("SELECT net, scope, until FROM blocks WHERE net > ?1 ORDER BY net LIMIT ?2")?;
+        let (ends, last) = read_ends(select.query(params![from, count as i64])?, behind)?;
+        let next = if ends.len() < count { String::new() } else { last };
+        Ok((ends, next))
     }
 
     /// The blocks that have ended by a time of the kernel's clock.
@@ -69,12 +80,29 @@ impl Ledger {
     }
 }
 
+/// The ends, and the last network.
+fn read_ends(mut rows: rusqlite::Rows<'_>, shift: i64) -> Result<(Vec<End>, String), LedgerError> {
+    let (mut ends, mut last) = (Vec::new(), String::new());
+    while let Some(row) = rows.next()? {
+        let net = row.get_ref("net")?.as_str().unwrap_or_default();
+        if net != last {
+            net.clone_into(&mut last);
+        }
+        let scope = row.get_ref("scope")?.as_str().ok().and_then(scope);
+        let until = row.get::<_, Option<i64>>("until")?.map(|time| time_of(time, shift));
+        ends.extend(net.parse().ok().zip(scope).map(|(net, scope)| (net, scope, until)));
+    }
+    Ok((ends, last))
+}
+
 fn read(mut rows: rusqlite::Rows<'_>, shift: i64) -> Result<Vec<Block>, LedgerError> {
     let mut blocks = Vec::new();
     while let Some(row) = rows.next()? {
         match block(row, shift) {
             Ok(block) => blocks.push(block),
-            Err(LedgerError::Content(what)) => warn!("a block in the ledger is left out: {what}"),
+            Err(LedgerError::Content(what)) => {
+                limited::warn(limited::Kind::Row, || format!("a block in the ledger is left out: {what}"));
+            }
             Err(error) => return Err(error),
         }
     }

@@ -7,9 +7,9 @@ use ipnet::IpNet;
 use rusqlite::{Connection, params};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
-use tracing::warn;
 
 use super::{Ledger, LedgerError};
+use crate::limited;
 
 /// The log is kept within both bounds; what is older goes.
 const MOST: i64 = 100_000;
@@ -35,6 +35,8 @@ pub enum Action {
     Attach,
     /// Connections that were closed.
     Kill,
+    /// Entries of blocks that another program had changed in the kernel.
+    Mend,
 }
 
 /// Something that was done or refused.
@@ -65,7 +67,7 @@ pub struct EventQuery {
 }
 
 impl Action {
-    const ALL: [Self; 11] = [
+    const ALL: [Self; 12] = [
         Self::Block,
         Self::Unblock,
         Self::Expire,
@@ -77,6 +79,7 @@ impl Action {
         Self::Detach,
         Self::Attach,
         Self::Kill,
+        Self::Mend,
     ];
 
     pub const fn name(self) -> &'static str {
@@ -92,6 +95,7 @@ impl Action {
             Self::Detach => "detach",
             Self::Attach => "attach",
             Self::Kill => "kill",
+            Self::Mend => "mend",
         }
     }
 }
@@ -140,7 +144,9 @@ impl Ledger {
             let net: Option<IpNet> = net.and_then(|net| net.parse().ok());
             let Some(action) = Action::ALL.into_iter().find(|known| known.name() == action) else {
                 // Of a later build: the others are worth seeing all the same.
-                warn!("an event of a kind that this build does not know ({action}) is left out");
+                limited::warn(limited::Kind::Row, || {
+                    format!("an event of a kind that this build does not know ({action}) is left out")
+                });
                 continue;
             };
             let details: Option<String> = row.get(5)?;

@@ -57,12 +57,7 @@ impl Attached {
 }
 
 impl Kernel {
-    /// Puts the program where the policy wants it, and takes it off where nobody does.
-    pub(super) fn attach_all(&mut self, policy: &Policy) {
-        self.attach_also(policy, &[]);
-    }
-
-    /// The same, but interfaces that `keep` names, too, stay guarded.
+    /// Puts the program where the policy wants it, and takes it off where nobody does; interfaces that `keep` names stay guarded.
     pub(super) fn attach_also(&mut self, policy: &Policy, keep: &[String]) {
         let before = std::mem::take(&mut self.attached.refused);
         let mut wanted = BTreeSet::new();

@@ -14,6 +14,7 @@ use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
 use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections, Totals};
 use crate::datapath::{CLIENTS_TABLE, Maps};
+use crate::limited::{self, Kind};
 use crate::network::Routes;
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
 
@@ -29,7 +30,7 @@ pub(super) struct Watch {
 }
 
 impl Watch {
-    pub(super) fn begin() -> Result<Self> {
+    fn begin() -> Result<Self> {
         Ok(Self { sockets: Sockets::new()?, reconciler: Reconciler::default(), notes: Vec::new() })
     }
 
@@ -79,7 +80,8 @@ impl Engine {
     fn reconcile(&self) -> Result<Vec<(SourceKey, u64)>> {
         let ports = self.guarded_ports();
         let interfaces = self.kernel().attached.indices().collect();
-        let mut watch = lock(&self.watch);
+        let mut held = lock(&self.watch);
+        let watch = begun(&mut held, Watch::begin)?;
         let counts: HashMap<SourceKey, OpenCount> = self.maps.open_counts()?.into_iter().collect();
         let tracked: HashMap<u64, Tracked> = self.maps.tracked()?.into_iter().collect();
         let counts_after = self.maps.open_counts()?;
@@ -99,14 +101,16 @@ impl Engine {
             watch.notes = listing.notes;
         }
         let reach = watch.sockets.reach(&ports);
-        drop(watch);
+        drop(held);
         // What cannot be asked is unknown: what was known stays.
         if let Ok(reach) = reach {
             self.note_reach(&reach);
         }
         *lock(&self.connection_totals) = totals;
         if repair.drift > 0 {
-            warn!("{} connections were counted wrongly, and are counted right now", repair.drift);
+            limited::warn(Kind::Corrected, || {
+                format!("{} connections were counted wrongly, and are counted right now", repair.drift)
+            });
             self.drift.fetch_add(repair.drift, Ordering::Relaxed);
         }
         let mut kernel = self.kernel();
@@ -129,7 +133,7 @@ impl Engine {
     /// When the sockets or the maps cannot be read.
     pub fn connections(&self) -> Result<Vec<SourceConnections>> {
         let ports = self.guarded_ports();
-        let listing = lock(&self.watch).list(&ports, &self.maps)?;
+        let listing = begun(&mut lock(&self.watch), Watch::begin)?.list(&ports, &self.maps)?;
         Ok(connections::by_source(&self.maps, &listing)?)
     }
 
@@ -156,10 +160,11 @@ impl Engine {
             Scope::Host => None,
             Scope::Services => Some(&guarded),
         };
-        let mut sockets = lock(&self.killer);
+        let mut killer = lock(&self.killer);
+        let sockets = begun(&mut killer, Sockets::new)?;
         let killed = sockets.kill(nets, ports, &self.maps.came_through());
         sockets.forget();
-        drop(sockets);
+        drop(killer);
         Ok(self.count_killed(killed?))
     }
 
@@ -184,14 +189,21 @@ impl Engine {
             return;
         }
         let ports = self.guarded_ports();
-        let mut sockets = lock(&self.killer);
-        let killed = sockets.kill_these(&cookies, &ports, &self.maps.came_through());
-        sockets.forget();
-        drop(sockets);
+        let mut killer = lock(&self.killer);
+        let killed = begun(&mut killer, Sockets::new).and_then(|sockets| {
+            let killed = sockets.kill_these(&cookies, &ports, &self.maps.came_through());
+            sockets.forget();
+            killed
+        });
+        drop(killer);
         match killed.map(|killed| self.count_killed(killed)) {
             Ok(0) => {}
-            Ok(closed) => info!("{closed} connections over max_connections were closed"),
-            Err(error) => warn!("connections over max_connections go on: {error}"),
+            Ok(closed) => limited::info(Kind::Surplus, || {
+                format!("{closed} connections over max_connections were closed")
+            }),
+            Err(error) => {
+                limited::warn(Kind::NotSurplus, || format!("connections over max_connections go on: {error}"))
+            }
         }
     }
 
@@ -199,10 +211,14 @@ impl Engine {
     fn count_killed(&self, killed: Killed) -> usize {
         let Killed { sockets, failed, notes } = killed;
         self.killed.fetch_add(sockets as u64, Ordering::Relaxed);
-        notes.iter().for_each(|note| warn!("{note}"));
+        for note in &notes {
+            limited::warn(Kind::GoOn, || note.to_string());
+        }
         if let Some(first) = failed.first() {
             let (count, connection) = (failed.len(), &first.connection);
-            warn!("{count} connections go on, such as that of {}: {}", connection.client, first.reason);
+            limited::warn(Kind::GoOn, || {
+                format!("{count} connections go on, such as that of {}: {}", connection.client, first.reason)
+            });
         }
         sockets
     }
@@ -225,6 +241,14 @@ impl Engine {
             State::Established | State::ClosedByPeer | State::Closing => true,
         };
         listing.connections.iter().filter(is_open).filter_map(tracked).collect()
+    }
+}
+
+/// What is made at its first use: what hinders it then is tried again at the next.
+fn begun<T, E>(slot: &mut Option<T>, begin: impl FnOnce() -> Result<T, E>) -> Result<&mut T, E> {
+    match slot {
+        Some(begun) => Ok(begun),
+        None => Ok(slot.insert(begin()?)),
     }
 }
 

@@ -2,12 +2,20 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
+use std::time::Duration;
 
 use tracing::warn;
 
 use super::{Engine, lock};
-use crate::agent::heap;
+use crate::agent::problems::Topic;
 use crate::agent::status::InterfaceStatus;
+use crate::agent::{heap, log};
+use crate::limited;
+
+/// How long it is a problem that another program changed the kernel's tables.
+const DRIFT_FOR: Duration = Duration::from_secs(60);
+/// How long it is a problem that lines of the log were lost.
+const LOG_LOST_FOR: Duration = Duration::from_secs(60);
 
 /// Seconds. Loading a million blocks takes less.
 const LONGEST_SILENCE: u64 = 30;
@@ -41,6 +49,14 @@ impl Engine {
         if let Err(error) = parts.register.sweep(parts.datapath.maps_mut()) {
             problems.push(format!("blocks are not as the ledger has them: {error}"));
         }
+        match parts.register.mend(parts.datapath.maps_mut()) {
+            Ok(0) => {}
+            Ok(mended) => self.note_drift(mended),
+            Err(error) => {
+                problems.push(format!("the blocks in the kernel cannot be compared with the ledger: {error}"))
+            }
+        }
+        self.block_drift.store(parts.register.drift(), Ordering::Relaxed);
         problems.extend(lock(&self.not_compared).clone());
         problems.extend(lock(&self.lasting_problems).iter().cloned());
         self.count_blocks(&parts.register);
@@ -49,11 +65,29 @@ impl Engine {
         problems.extend(kernel.attached.problems());
         let interfaces = kernel.attached.status();
         drop(kernel);
-        let mut health = lock(&self.health);
-        problems.extend(lock(&self.side_problems).values().cloned());
-        *health = Health { problems, interfaces };
-        drop(health);
+        *lock(&self.health) = Health { problems, interfaces };
+        self.keep_policies();
+        self.look_at_log();
         heap::give_back();
+    }
+
+    fn note_drift(&self, mended: usize) {
+        limited::warn(limited::Kind::Drift, || {
+            format!(
+                "{mended} entries of blocks were changed in the kernel by another program, and are mended"
+            )
+        });
+        let problem = "another program changes the tables of blocks in the kernel; what differs is mended: `guard events` names the entries";
+        self.problems.set_for(Topic::Drift, problem.into(), DRIFT_FOR);
+    }
+
+    fn look_at_log(&self) {
+        let lost = log::lost();
+        if lost > self.log_lost.swap(lost, Ordering::Relaxed) {
+            let problem =
+                "lines of the log are lost: what reads the agent's stderr does not keep up, or stands still";
+            self.problems.set_for(Topic::Log, problem.into(), LOG_LOST_FOR);
+        }
     }
 
     /// Whether the program is still where it was put. The kernel tells nobody when a link is cut, so this is asked often: it costs some
@@ -63,8 +97,11 @@ impl Engine {
         kernel.attached.indices().all(|index| kernel.datapath.is_attached(index))
     }
 
+    /// What the last look has found, and what else is wrong at this moment.
     pub fn health(&self) -> Health {
-        lock(&self.health).clone()
+        let mut health = lock(&self.health).clone();
+        health.problems.extend(self.problems.list());
+        health
     }
 
     /// Something has ended that should not; only another agent can begin it again.
@@ -73,17 +110,12 @@ impl Engine {
         lock(&self.lasting_problems).push(problem);
     }
 
-    /// Says what is wrong beside the kernel, or that it is no longer. It shows at once.
+    /// Says what is wrong with a server, or that nothing is any longer. It shows at once.
     pub fn set_problem(&self, of: &'static str, problem: Option<String>) {
-        let mut health = lock(&self.health);
-        let mut problems = lock(&self.side_problems);
-        let before = problems.remove(of);
-        if before != problem {
-            problem.iter().for_each(|problem| warn!("{problem}"));
+        match problem {
+            Some(problem) => self.problems.set(Topic::Server(of), problem),
+            None => self.problems.clear(Topic::Server(of)),
         }
-        health.problems.retain(|shown| Some(shown) != before.as_ref());
-        health.problems.extend(problem.clone());
-        problems.extend(problem.map(|problem| (of, problem)));
     }
 
     /// The housekeeping has come round again.

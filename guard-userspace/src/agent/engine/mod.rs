@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `policy` | makes a policy live, and takes one back |
+//! | `policies` | the policies that are known, and which of them is live |
 //! | `attach` | keeps the program on the interfaces that the policy names |
 //! | `blocks` | blocks and unblocks |
 //! | `connections` | the count of connections, and their end |
@@ -23,12 +24,15 @@ mod health;
 mod leaders;
 mod observer;
 mod offences;
+mod policies;
 mod policy;
 mod reach;
 mod top;
 mod watchers;
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
@@ -38,11 +42,12 @@ use guard_common::abi::ServiceId;
 use tokio::sync::watch;
 use tracing::{info, warn};
 
-use super::{ExplainQuery, Settings, explain, status};
+use super::problems::Problems;
+use super::{ExplainQuery, Settings, explain, log, status};
 use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, OnExit, Policy, Source};
 use crate::connections::Totals;
-use crate::datapath::{Capacities, Datapath, Maps, Options, Succession};
+use crate::datapath::{Capacities, Datapath, Error, Maps, Options, Rings, Succession};
 use crate::drops::RecentDrops;
 use crate::explain::{Background, Explanation};
 use crate::ledger::Action;
@@ -52,7 +57,7 @@ use attach::Attached;
 pub use blocks::{blocks_of, check as check_blocks};
 use connections::Watch;
 pub use health::Health;
-use policy::Policies;
+use policies::Policies;
 pub use policy::{Applied, ApplyError};
 use watchers::Watchers;
 pub use watchers::{CaptureError, Capturing};
@@ -65,8 +70,11 @@ pub struct Engine {
     /// Never held while something waits; taken after `kernel` where both are.
     policies: Mutex<Policies>,
     health: Mutex<Health>,
+    /// Held while a copy of the policies is written.
+    keeping: Mutex<()>,
     /// Never taken while another of these is held, and never held while another is taken.
-    watch: Mutex<Watch>,
+    /// None until the sockets could be looked at for the first time.
+    watch: Mutex<Option<Watch>>,
     /// As the last comparison has found them.
     connection_totals: Mutex<BTreeMap<ServiceId, Totals>>,
     /// Why the connections cannot be held against their sockets.
@@ -75,12 +83,11 @@ pub struct Engine {
     lasting_problems: Mutex<Vec<String>>,
     /// What is doubtful about the policy on this host, as the last comparison has found it.
     warnings: Mutex<Vec<String>>,
-    /// What is wrong at this moment beside the kernel, by what it concerns. Taken after `health` where both are.
-    side_problems: Mutex<BTreeMap<&'static str, String>>,
+    pub(super) problems: Problems,
     looks: Mutex<top::Looks>,
     observer: Mutex<observer::Observer>,
     /// What ends connections: it does not wait for who only looks.
-    killer: Mutex<Sockets>,
+    killer: Mutex<Option<Sockets>>,
     drops: Mutex<RecentDrops>,
     courtesies: Mutex<offences::Courtesies>,
     watchers: Mutex<Watchers>,
@@ -93,6 +100,10 @@ pub struct Engine {
     started: Instant,
     /// When the housekeeping came round last, in seconds after the start.
     beats: AtomicU64,
+    /// Entries of blocks that another program had changed.
+    block_drift: AtomicU64,
+    /// Lines of the log that were lost until the last look.
+    log_lost: AtomicU64,
     stop: watch::Sender<bool>,
     detached: AtomicBool,
 }
@@ -122,39 +133,52 @@ impl Engine {
     fn try_start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
         let policy = &source.checked.policy;
         let mut datapath = Datapath::open(&Options {
-            capacities: capacities(policy),
+            capacities: policies::capacities_to_use(&settings.pins, policy),
             pins: Some(settings.pins.clone()),
             fixed_time: None,
             without_notes: false,
         })?;
         datapath.succession().inspect(|succession| announce(succession));
-        let register = Register::open(settings.state.clone(), datapath.maps_mut())?;
-        let generation = policy::publish(&mut datapath, policy, None)?;
+        let mut policies = Policies::begin(&settings, source, &mut datapath)?;
         datapath.complete()?;
+        // What may fail comes before the program is on an interface, or is a problem that is tried again.
+        let maps = Maps::open(&settings.pins).context("cannot open the maps that were just pinned")?;
+        let register = Register::new(settings.state.clone());
         let mut kernel = Kernel { datapath, attached: Attached::default(), register };
-        kernel.attach_all(policy);
+        kernel.attach_also(&Arc::clone(policies.live()), &policies.kept_interfaces());
         kernel.attached.require_one()?;
-        kernel.datapath.retire()?;
-        // The old program has left the interfaces: from here on an agent that ends does more harm than one that lacks something.
-        let not_tracked = kernel.datapath.track_connections().err().map(|error| {
-            format!("connections are not counted as they come, only every few seconds: {error}")
-        });
-        not_tracked.iter().for_each(|problem| warn!("{problem}"));
-        let maps = Maps::open(&settings.pins).context("the maps that were just pinned cannot be opened")?;
+        let mut lasting = Vec::new();
+        if let Err(error) = kernel.datapath.retire() {
+            lasting.push(format!(
+                "cannot remove the maps of the guard before this one: {error}; `guard detach` does"
+            ));
+        }
+        if let Err(error) = kernel.datapath.track_connections() {
+            lasting
+                .push(format!("connections are not counted as they come, only every few seconds: {error}"));
+        }
+        lasting.iter().for_each(|problem| warn!("{problem}"));
+        // The ledger may take long, or fail: the next look tries again.
+        if let Err(error) = kernel.register.begin(kernel.datapath.maps_mut()) {
+            warn!("the blocks of the ledger are not in the kernel yet: {error}");
+        }
+        let generation = policies.generation();
+        policies.note_refusal(settings.refused.clone());
         let engine = Self {
             kernel: Mutex::new(kernel),
             maps,
-            policies: Mutex::new(Policies::begin(source, generation)),
+            policies: Mutex::new(policies),
             health: Mutex::default(),
-            watch: Mutex::new(Watch::begin()?),
+            keeping: Mutex::default(),
+            watch: Mutex::default(),
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
-            side_problems: Mutex::default(),
-            lasting_problems: Mutex::new(not_tracked.into_iter().collect()),
             warnings: Mutex::default(),
+            lasting_problems: Mutex::new(lasting),
+            problems: Problems::default(),
             looks: Mutex::default(),
             observer: Mutex::new(observer::Observer::begin(&settings.state)),
-            killer: Mutex::new(Sockets::new()?),
+            killer: Mutex::default(),
             drops: Mutex::default(),
             courtesies: Mutex::default(),
             watchers: Mutex::new(Watchers::begin(settings.log_drops)),
@@ -164,9 +188,12 @@ impl Engine {
             settings,
             started: Instant::now(),
             beats: AtomicU64::new(0),
+            block_drift: AtomicU64::new(0),
+            log_lost: AtomicU64::new(0),
             stop,
             detached: AtomicBool::new(false),
         };
+        engine.begin_problems();
         engine.note(Action::Start, "guard", Ok(Some(serde_json::json!({ "generation": generation }))));
         engine.compare_connections();
         engine.look_after();
@@ -183,17 +210,17 @@ impl Engine {
         status.pid = Some(std::process::id());
         status.uptime_seconds = Some(self.started.elapsed().as_secs());
         status.connection_drift = self.drift.load(Ordering::Relaxed);
+        status.block_drift = self.block_drift.load(Ordering::Relaxed);
         status.sockets_killed = self.killed.load(Ordering::Relaxed);
         status.blocks = *lock(&self.block_counts);
+        status.lost.log_lines = log::lost();
         let policies = self.policies();
         status.policy = policies.status(&self.maps)?;
         status.services = policies.live().services.iter().map(status::of_service).collect();
         drop(policies);
-        let health = lock(&self.health);
-        status.interfaces = health.interfaces.clone();
-        status.problems = health.problems.clone();
-        drop(health);
         status.warnings = lock(&self.warnings).clone();
+        let Health { problems, interfaces } = self.health();
+        (status.problems, status.interfaces) = (problems, interfaces);
         Ok(status)
     }
 
@@ -254,6 +281,19 @@ impl Engine {
             }
         }
         Ok(())
+    }
+
+    /// Where the live policy wants metrics to be served.
+    pub(super) fn metrics_address(&self) -> SocketAddr {
+        self.policies().live().metrics.listen
+    }
+
+    /// What the kernel tells, opened once more.
+    ///
+    /// # Errors
+    /// When the rings are not pinned or cannot be opened.
+    pub(super) fn rings(&self) -> Result<Rings, Error> {
+        Rings::open(&self.settings.pins)
     }
 
     fn kernel(&self) -> MutexGuard<'_, Kernel> {

@@ -8,21 +8,25 @@ use anyhow::Result;
 use guard_common::abi::{self, OffenceKind, Sample, ServiceId, SourceKey};
 use ipnet::IpNet;
 use serde_json::json;
-use tracing::{info, warn};
 
 use super::blocks::event_of;
 use super::{Engine, lock};
+use crate::agent::problems::Topic;
 use crate::autoblock::{Automatic, Decision, Kind, Offence, Rules};
 use crate::blocks::{self, Protected};
 use crate::config::{Policy, Service, ServiceMode};
 use crate::datapath::monotonic_now;
 use crate::drops::Dropped;
 use crate::ledger::Action;
+use crate::limited;
 
 /// Nanoseconds. The agent reads offences within milliseconds.
 const OLDEST: u64 = 5_000_000_000;
 
 impl Engine {
+    /// The problem is over when no source offends any longer, or all that do are blocked.
+    const NOT_BLOCKED_FOR: Duration = Duration::from_secs(60);
+
     /// Keeps drops that the kernel has sampled, for `guard events`.
     pub fn take_samples(&self, samples: &[Sample]) {
         let services = self.services_by_id();
@@ -53,11 +57,7 @@ impl Engine {
             match self.judge(offence, &policy) {
                 Ok(decision) => blocked.extend(decision),
                 Err(error) => {
-                    warn!(
-                        "{} should be blocked ({}), and is not: {error:#}",
-                        offence.source,
-                        offence.reason()
-                    );
+                    self.note_not_blocked(offence, &error);
                 }
             }
         }
@@ -140,19 +140,32 @@ impl Engine {
         match decision {
             Decision::Block(automatic) => {
                 let Automatic { net, lasts, reason, .. } = &automatic;
-                warn!("{net} is blocked for {}: {reason}", humantime::format_duration(*lasts));
+                limited::warn(limited::Kind::Blocked, || {
+                    format!("{net} is blocked for {}: {reason}", humantime::format_duration(*lasts))
+                });
                 if let Some(why) = blocked.and_then(|blocked| blocked.not_recorded) {
-                    warn!("the block of {net} holds, but is lost at the next boot: {why}");
+                    limited::warn(limited::Kind::NotRecorded, || {
+                        format!("the block of {net} holds, but is lost at the next boot: {why}")
+                    });
                 }
                 Ok(Some(automatic))
             }
             Decision::Exempt(why) => {
-                if lock(&self.courtesies).is_due(offence.source) {
-                    info!("{} is not blocked ({}): {why}", offence.source, offence.reason());
-                }
+                limited::info(limited::Kind::Spared, || {
+                    format!("{} is not blocked ({}): {why}", offence.source, offence.reason())
+                });
                 Ok(None)
             }
         }
+    }
+
+    /// A flood of offenders is one problem, however many it has.
+    fn note_not_blocked(&self, offence: &Offence, error: &anyhow::Error) {
+        limited::warn(limited::Kind::NotBlocked, || {
+            format!("{} should be blocked ({}), and is not: {error:#}", offence.source, offence.reason())
+        });
+        let problem = format!("sources that offend are not blocked: {error:#}");
+        self.problems.set_for(Topic::NotBlocked, problem, Self::NOT_BLOCKED_FOR);
     }
 
     /// Ends connections and notes in the audit log how many. Returns that, or why not.
@@ -169,8 +182,12 @@ impl Engine {
         self.kernel().register.record(crate::ledger::Event { net, ..event });
         match &killed {
             Ok(0) => {}
-            Ok(sockets) => info!("{sockets} connections of {} were closed", named(nets)),
-            Err(why) => warn!("the connections of {} go on: {why}", named(nets)),
+            Ok(sockets) => limited::info(limited::Kind::Killed, || {
+                format!("{sockets} connections of {} were closed", named(nets))
+            }),
+            Err(why) => limited::warn(limited::Kind::NotKilled, || {
+                format!("the connections of {} go on: {why}", named(nets))
+            }),
         }
         killed
     }
@@ -192,15 +209,10 @@ fn named(nets: &[IpNet]) -> String {
 #[derive(Debug, Default)]
 pub(super) struct Courtesies {
     protected: Option<(Instant, Arc<Protected>)>,
-    /// When it was said of a source that it is spared.
-    said: HashMap<IpNet, Instant>,
 }
 
 impl Courtesies {
     const PROTECTED_FOR: Duration = Duration::from_secs(1);
-    const SAID_FOR: Duration = Duration::from_secs(60);
-    /// Past so many, what was said is said again.
-    const MOST: usize = 10_000;
 
     /// The addresses that this host needs, as they were a moment ago.
     fn protected(&mut self) -> Arc<Protected> {
@@ -212,17 +224,5 @@ impl Courtesies {
                 protected
             }
         }
-    }
-
-    /// Whether it is to be said of a source that it is spared: once in a while.
-    fn is_due(&mut self, source: IpNet) -> bool {
-        if self.said.get(&source).is_some_and(|at| at.elapsed() < Self::SAID_FOR) {
-            return false;
-        }
-        if self.said.len() >= Self::MOST {
-            self.said.clear();
-        }
-        self.said.insert(source, Instant::now());
-        true
     }
 }

@@ -1,18 +1,18 @@
 //! Making a policy live, and taking one back.
 
-use std::path::{Path, PathBuf};
-use std::sync::Arc;
-use std::time::{Duration, SystemTime, UNIX_EPOCH};
+use std::path::Path;
+use std::time::Duration;
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, anyhow};
 use serde::{Deserialize, Serialize};
 use serde_json::{Value, json};
 use tracing::{info, warn};
 
-use super::Engine;
-use crate::agent::status::PolicyStatus;
+use super::{Engine, lock};
+use crate::agent::policy_file::unreadable;
+use crate::agent::problems::Topic;
 use crate::config::{Policy, Report, Source};
-use crate::datapath::{Datapath, Maps};
+use crate::datapath::Datapath;
 use crate::ledger::Action;
 use crate::network;
 use crate::plan;
@@ -48,73 +48,6 @@ impl From<anyhow::Error> for ApplyError {
     }
 }
 
-/// The policies that the agent knows of.
-pub(super) struct Policies {
-    live: Live,
-    /// The one that comes back unless the live one is confirmed.
-    before: Option<Live>,
-    reload: Reload,
-}
-
-/// A policy, and where it is from.
-#[derive(Clone)]
-struct Live {
-    /// Shared with who works by it: it may have a hundred thousand prefixes.
-    policy: Arc<Policy>,
-    file: Option<PathBuf>,
-    loaded_at: SystemTime,
-    generation: u64,
-}
-
-/// How the last attempt to read a policy went.
-#[derive(Default)]
-struct Reload {
-    error: Option<String>,
-}
-
-impl Policies {
-    pub(super) fn begin(source: &Source, generation: u64) -> Self {
-        Self { live: Live::new(source, generation), before: None, reload: Reload::default() }
-    }
-
-    pub(super) const fn live(&self) -> &Arc<Policy> {
-        &self.live.policy
-    }
-
-    /// The live one, and the file that it is from.
-    pub(super) fn live_and_file(&self) -> (&Policy, Option<&Path>) {
-        (&self.live.policy, self.live.file.as_deref())
-    }
-
-    /// The interfaces of the policy that may come back: they stay guarded until the new one is confirmed.
-    pub(super) fn kept_interfaces(&self) -> Vec<String> {
-        self.before.as_ref().map(|before| before.policy.attach.interfaces.clone()).unwrap_or_default()
-    }
-
-    pub(super) fn status(&self, maps: &Maps) -> Result<PolicyStatus> {
-        let in_kernel = maps.live()?;
-        let seconds = |time: SystemTime| time.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        Ok(PolicyStatus {
-            file: self.live.file.as_ref().map(|file| file.display().to_string()),
-            generation: in_kernel.generation,
-            loaded_at: Some(seconds(self.live.loaded_at)),
-            unconfirmed_for: in_kernel.unconfirmed_for.map(|left| left.as_secs_f64()),
-            reload_error: self.reload.error.clone(),
-        })
-    }
-}
-
-impl Live {
-    fn new(source: &Source, generation: u64) -> Self {
-        Self {
-            policy: Arc::new(source.checked.policy.clone()),
-            file: source.file.clone(),
-            loaded_at: SystemTime::now(),
-            generation,
-        }
-    }
-}
-
 /// Writes a policy into the kernel and makes it live, for `time` or for good. Returns its generation.
 pub(super) fn publish(datapath: &mut Datapath, policy: &Policy, time: Option<Duration>) -> Result<u64> {
     let known = datapath.maps().service_names()?;
@@ -127,7 +60,7 @@ pub(super) fn publish(datapath: &mut Datapath, policy: &Policy, time: Option<Dur
     Ok(generation)
 }
 
-fn service_names(policy: &Policy) -> Vec<String> {
+pub(super) fn service_names(policy: &Policy) -> Vec<String> {
     policy.services.iter().map(|service| service.name.clone()).collect()
 }
 
@@ -137,15 +70,39 @@ impl Engine {
     /// # Errors
     /// When it is not right, or cannot be made live.
     pub fn reload(&self, by: &str) -> Result<Applied, ApplyError> {
-        let result = self
-            .settings
-            .origin
-            .read()
-            .map_err(ApplyError::from)
-            .and_then(|source| self.activate(&source, None));
+        let result = self.read_policy().and_then(|source| self.activate(&source, None));
         self.note_reload(&result);
         self.note(Action::Reload, by, outcome(&result));
         result
+    }
+
+    fn read_policy(&self) -> Result<Source, ApplyError> {
+        let origin = &self.settings.origin;
+        origin.read().map_err(|error| match (error.downcast_ref(), &origin.file) {
+            (Some(cause), Some(file)) => ApplyError::Failed(anyhow!(unreadable(file, cause))),
+            _ => ApplyError::from(error),
+        })
+    }
+
+    /// The same for a change that was made without an answer to wait for: while a policy awaits its confirmation it is put off until that
+    /// policy is confirmed or gone. What is wrong with it is logged and kept for the status. Returns whether it is worth another try, since
+    /// not the policy was to blame.
+    pub fn reload_when_free(&self, why: &str) -> bool {
+        if self.maps.live().is_ok_and(|live| live.unconfirmed_for.is_some()) {
+            info!("{why}: it is read once the policy that awaits its confirmation is confirmed or gone");
+            self.policies().put_off();
+            return false;
+        }
+        info!("{why}: reading the policy again");
+        matches!(self.reload(why), Err(ApplyError::Failed(_)))
+    }
+
+    /// Reads the policy that was put off, if nothing is in its way any longer.
+    pub fn reload_put_off(&self) {
+        let is_free = self.maps.live().is_ok_and(|live| live.unconfirmed_for.is_none());
+        if is_free && self.policies().take_put_off() {
+            self.reload_when_free("the policy that was put off");
+        }
     }
 
     /// Makes the policy `text` live, which is in `file`; for `time`, or for good. The flags that the agent was started with win over it.
@@ -175,34 +132,76 @@ impl Engine {
             return Ok(None);
         }
         let mut policies = self.policies();
-        policies.before = None;
-        let generation = policies.live.generation;
+        policies.confirm();
+        let generation = policies.generation();
         drop(policies);
         drop(kernel);
         info!("policy generation {generation} is confirmed");
+        self.keep_policies();
         self.note(Action::Confirm, by, Ok(Some(json!({ "generation": generation }))));
         self.look_after();
         Ok(Some(generation))
     }
 
-    /// Notices that a policy was not confirmed in time: the packet path has gone back already.
+    /// Notices that a policy was not confirmed in time: the packet path has gone back already. Or that it was confirmed without this agent.
     ///
     /// # Errors
     /// When the maps cannot be read.
     pub fn notice_return(&self) -> Result<()> {
-        let _kernel = self.kernel();
+        let kernel = self.kernel();
         let in_kernel = self.maps.live()?;
         let mut policies = self.policies();
-        if in_kernel.unconfirmed_for.is_some() || policies.before.is_none() {
+        if in_kernel.unconfirmed_for.is_some() || !policies.awaits_confirmation() {
             return Ok(());
         }
-        let Some(before) = policies.before.take() else { return Ok(()) };
-        warn!(
-            "policy generation {} was not confirmed in time: generation {} is live again",
-            policies.live.generation, before.generation
-        );
-        policies.live = before;
+        if in_kernel.generation == policies.generation() {
+            policies.confirm();
+        } else {
+            policies.go_back(in_kernel.generation);
+        }
+        drop(policies);
+        drop(kernel);
+        self.keep_policies();
         Ok(())
+    }
+
+    /// Keeps a copy of the policies for the next agent. What hinders it is a problem, and tried again.
+    pub(super) fn keep_policies(&self) {
+        // One at a time, so that the last to write knows the most.
+        let _keeping = lock(&self.keeping);
+        let Some((kept, change)) = self.policies().to_keep(&self.settings) else { return };
+        match kept.write(&self.settings.state) {
+            Ok(()) => {
+                self.problems.clear(Topic::KeptPolicy);
+                self.policies().note_kept(change);
+            }
+            Err(error) => self.problems.set(Topic::KeptPolicy, format!("{error:#}")),
+        }
+    }
+
+    /// What is wrong from the start of this agent on, and may pass.
+    pub(super) fn begin_problems(&self) {
+        let policies = self.policies();
+        if let (Some(refused), Some(file)) = (&self.settings.refused, &self.settings.origin.file) {
+            let first = refused.lines().next().unwrap_or_default();
+            let file = file.display();
+            self.problems.set(
+                Topic::LastPolicy,
+                format!(
+                    "the policy {file} cannot be used, and the last one that was live guards instead: {first}; mend it, `guard check {file}` says what is wrong"
+                ),
+            );
+        }
+        if policies.is_unknown() {
+            self.problems.set(
+                Topic::Pending,
+                "a policy awaits its confirmation that this agent does not know: what is shown of services is by the policy file; run `guard confirm` or \
+                 wait, then `guard reload`"
+                    .into(),
+            );
+        }
+        drop(policies);
+        self.keep_policies();
     }
 
     fn activate(&self, source: &Source, time: Option<Duration>) -> Result<Applied, ApplyError> {
@@ -213,12 +212,14 @@ impl Engine {
         let mut kernel = self.kernel();
         let generation = publish(&mut kernel.datapath, policy, time)?;
         let mut policies = self.policies();
-        let before = std::mem::replace(&mut policies.live, Live::new(source, generation));
+        let before = policies.replace(source, generation, time.is_some());
         let mut warnings: Vec<_> = source.checked.warnings.iter().map(ToString::to_string).collect();
-        warnings.extend(needs_restart(&before.policy, policy));
-        policies.before = time.map(|_| before);
+        warnings.extend(needs_restart(&before, policy));
         drop(policies);
         drop(kernel);
+        self.keep_policies();
+        self.problems.clear(Topic::LastPolicy);
+        self.problems.clear(Topic::Pending);
         (self.settings.log_level)(policy.log.level);
         self.look_after();
         warnings.iter().for_each(|warning| warn!("{warning}"));
@@ -227,7 +228,7 @@ impl Engine {
     }
 
     fn note_reload(&self, result: &Result<Applied, ApplyError>) {
-        self.policies().reload.error = result.as_ref().err().map(ToString::to_string);
+        self.policies().note_refusal(result.as_ref().err().map(ToString::to_string));
         if let Err(error) = result {
             warn!("the new policy was refused, the old one stays live:\n{error}");
         }

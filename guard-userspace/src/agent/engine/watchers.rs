@@ -12,13 +12,14 @@ use guard_common::abi::{Captured, Sample, ServiceId, Watch};
 use guard_common::watch::{Reasons, Wanted};
 use nix::net::if_::if_indextoname;
 use tokio::sync::mpsc::{self, Receiver, Sender};
-use tracing::{info, warn};
+use tracing::info;
 
 use super::{Engine, lock};
 use crate::blocks;
 use crate::capture::{CaptureQuery, CapturedPacket, Line, Missed, mapped, named, reasons};
 use crate::datapath::{KernelLog, monotonic_now};
 use crate::drops::Dropped;
+use crate::limited::{self, Kind};
 
 /// How long the kernel shows drops without being told again.
 const LEASE: Duration = Duration::from_secs(3);
@@ -265,7 +266,7 @@ impl Engine {
             return;
         }
         if let Err(error) = self.tell_kernel(&mut watchers) {
-            warn!("the kernel shows no drops: {error:#}");
+            limited::warn(Kind::NoDrops, || format!("the kernel shows no drops: {error:#}"));
         }
         let not_shown = self.maps.not_shown().unwrap_or_default();
         for capture in &mut watchers.captures {

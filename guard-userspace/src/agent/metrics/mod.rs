@@ -178,7 +178,7 @@ fn blocks_added(status: &Status) -> prometheus::Result<IntCounterVec> {
     Ok(added)
 }
 
-fn lost(status: &Status) -> prometheus::Result<[IntCounter; 4]> {
+fn lost(status: &Status) -> prometheus::Result<[IntCounter; 6]> {
     Ok([
         counter(
             "guard_sockets_killed_total",
@@ -191,6 +191,11 @@ fn lost(status: &Status) -> prometheus::Result<[IntCounter; 4]> {
             status.connection_drift,
         )?,
         counter(
+            "guard_block_drift_total",
+            "Entries of blocks that another program had changed in the kernel and that were mended since the agent started: normally 0.",
+            status.block_drift,
+        )?,
+        counter(
             "guard_events_lost_total",
             "Events that the kernel could not tell the agent: it reads too slowly, or does not run.",
             status.lost.events,
@@ -199,6 +204,11 @@ fn lost(status: &Status) -> prometheus::Result<[IntCounter; 4]> {
             "guard_connections_untracked_total",
             "Connections that are not counted, since the table of them is full: raise [capacity] connections.",
             status.lost.connections,
+        )?,
+        counter(
+            "guard_log_lines_lost_total",
+            "Lines of the agent's log that were lost since it started: the reader of its stderr is too slow.",
+            status.lost.log_lines,
         )?,
     ])
 }

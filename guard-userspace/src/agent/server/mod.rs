@@ -26,11 +26,12 @@ use axum::Json;
 use axum::http::StatusCode;
 use axum::response::{IntoResponse, Response};
 use serde_json::json;
-use tracing::warn;
+
+use crate::limited::{self, Kind};
 
 pub use peer::Peer;
 
 fn refuse(failure: &anyhow::Error) -> Response {
-    warn!("{failure:#}");
+    limited::warn(Kind::Request, || format!("{failure:#}"));
     (StatusCode::INTERNAL_SERVER_ERROR, Json(json!({ "error": format!("{failure:#}") }))).into_response()
 }
