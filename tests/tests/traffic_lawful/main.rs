@@ -13,7 +13,7 @@ use guard_tests::{stale, wait};
 use serde_json::{Value, json};
 use toml::Table;
 
-const PACKAGED: &str = include_str!("../../packaging/guard.toml");
+const PACKAGED: &str = include_str!("../../../packaging/guard.toml");
 const README: &str = include_str!("../../README.md");
 
 const PORT: u16 = 8000;
