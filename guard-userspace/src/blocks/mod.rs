@@ -9,6 +9,7 @@
 //! | `record` | what the ledger is told, or will be |
 //! | `notes` | what the audit log says of it |
 //! | `clock` | the time of day, and the clock by which the kernel ends a block |
+//! | `synchronized` | whether the time of day can be believed |
 //! | `nested` | prefixes within prefixes: what the kernel must be told of each |
 //! | `protected` | whom a block must not hit by mistake |
 //! | `list` | lists from standard input |
@@ -22,6 +23,7 @@ mod notes;
 pub mod protected;
 mod record;
 mod register;
+mod synchronized;
 mod told;
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
@@ -36,6 +38,7 @@ pub use clock::{Clock, shifted};
 pub use notes::event;
 pub use protected::{Protected, Refusal};
 pub use register::{Blocked, Register, RegisterError, Unblocked};
+pub use synchronized::is_synchronized;
 
 /// What a block keeps out.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]

@@ -21,11 +21,13 @@ pub(super) struct Record {
     missed: Option<Change>,
     /// Whether what was in the ledger is in the kernel, and the other way round: not so of a file that is new or was not to be read.
     pub(super) is_reconciled: bool,
+    /// The ledger has just learned the right time of day: the kernel goes by what it says.
+    pub(super) knows_better: bool,
 }
 
 impl Record {
     pub(super) fn new(path: PathBuf) -> Self {
-        Self { path, ledger: None, missed: None, is_reconciled: false }
+        Self { path, ledger: None, missed: None, is_reconciled: false, knows_better: false }
     }
 
     /// Writes a change, and before it what was missed.
@@ -70,8 +72,23 @@ impl Record {
             self.ledger = None;
             self.is_reconciled = false;
         }
-        let is_off = self.with(|ledger| ledger.is_off(clock))?;
-        if is_off || self.missed.is_some() { self.write(Change::new(clock.clone())) } else { Ok(()) }
+        if !self.with(|ledger| ledger.is_off(clock))? && self.missed.is_none() {
+            return Ok(());
+        }
+        let was_in_doubt = self.with(|ledger| ledger.is_in_doubt(clock))?;
+        self.write(Change::new(clock.clone()))?;
+        match (was_in_doubt, self.with(|ledger| ledger.is_in_doubt(clock))?) {
+            (false, true) => warn!(
+                "the time of day is not synchronized since this boot: until it is, each block keeps the time that it had left when the ledger \
+                 was written last"
+            ),
+            (true, false) => {
+                info!("the time of day is synchronized: blocks from before this boot end by it");
+                (self.is_reconciled, self.knows_better) = (false, true);
+            }
+            (true, true) | (false, false) => {}
+        }
+        Ok(())
     }
 
     /// All blocks, those that have ended included until they are removed; by `clock`.

@@ -304,9 +304,11 @@ impl Register {
         };
         let is_ended =
             |until: &Option<u64>| until.is_some_and(|until| !clock.to_kernel(until).is_after(|| at));
+        let knows_better = std::mem::take(&mut self.record.knows_better);
+        let settled = recorded.iter().filter(|_| knows_better).map(|(net, ..)| *net).collect();
         let ended_by = recorded.iter().any(|(.., until)| is_ended(until)).then_some(at);
         let live = recorded.into_iter().filter(|(.., until)| !is_ended(until));
-        let Begun { told, found, mended } = Told::begin(maps, ends(live, clock))?;
+        let Begun { told, found, mended } = Told::begin(maps, ends(live, clock), &settled)?;
         self.told = told;
         self.care.mended = mended;
         if let Err(error) = read.and(caught_up) {

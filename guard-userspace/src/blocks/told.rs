@@ -40,8 +40,12 @@ type Entries = HashMap<IpNet, abi::Block>;
 type Changes = Vec<(IpNet, Option<Ends>)>;
 
 impl Told {
-    /// Begins with what is in the kernel, and with all of these blocks beside it.
-    pub(super) fn begin(maps: &mut Maps, mut wanted: HashMap<IpNet, Ends>) -> Result<Begun, Error> {
+    /// Begins with what is in the kernel, and with all of these blocks beside it. Of the `settled` networks what the kernel has does not count.
+    pub(super) fn begin(
+        maps: &mut Maps,
+        mut wanted: HashMap<IpNet, Ends>,
+        settled: &HashSet<IpNet>,
+    ) -> Result<Begun, Error> {
         let at = monotonic_now();
         let present: Entries = maps.blocks()?.into_iter().collect();
         let mut told = Self::default();
@@ -56,7 +60,7 @@ impl Told {
             } else {
                 told.nested.merged(net)
             };
-            if of_entry(entry).is_longer_than(said, at) {
+            if of_entry(entry).is_longer_than(said, at) && !settled.contains(net) {
                 found.push((*net, of_entry(entry)));
             }
         }

@@ -109,17 +109,19 @@ fn read(mut rows: rusqlite::Rows<'_>, shift: i64) -> Result<Vec<Block>, LedgerEr
     Ok(blocks)
 }
 
-/// The end of the later block stays, with what is known of that one. A block that had ended when the new one began is of the past.
+/// The end of the later block stays, with what is known of that one. A block that had ended when the new one began is of the past; and while
+/// the clock is in doubt (?9), one that was made longer counts as made in this boot.
 const PUT: &str = "
     INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
     ON CONFLICT (net, scope) DO UPDATE SET origin = excluded.origin, reason = excluded.reason,
         evidence = excluded.evidence, by = excluded.by, until = excluded.until,
-        since = CASE WHEN until <= excluded.since THEN excluded.since ELSE since END
+        since = CASE WHEN until <= excluded.since OR ?9 THEN excluded.since ELSE since END
     WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)";
 
 const PUT_FOUND: &str = "
     INSERT INTO blocks (net, scope, origin, reason, evidence, by, since, until) VALUES (?1, ?2, ?3, ?4, ?5, ?6, ?7, ?8)
-    ON CONFLICT (net, scope) DO UPDATE SET until = excluded.until
+    ON CONFLICT (net, scope) DO UPDATE SET until = excluded.until,
+        since = CASE WHEN ?9 THEN excluded.since ELSE since END
     WHERE until IS NOT NULL AND (excluded.until IS NULL OR excluded.until > until)";
 
 /// `ahead`: milliseconds from the blocks' time of day to the ledger's.
@@ -127,16 +129,18 @@ pub(super) fn put<'a>(
     connection: &Connection,
     blocks: impl Iterator<Item = &'a Block>,
     ahead: i64,
+    in_doubt: bool,
 ) -> Result<(), LedgerError> {
-    insert(connection, PUT, blocks, ahead)
+    insert(connection, PUT, blocks, ahead, in_doubt)
 }
 
 pub(super) fn put_found<'a>(
     connection: &Connection,
     blocks: impl Iterator<Item = &'a Block>,
     ahead: i64,
+    in_doubt: bool,
 ) -> Result<(), LedgerError> {
-    insert(connection, PUT_FOUND, blocks, ahead)
+    insert(connection, PUT_FOUND, blocks, ahead, in_doubt)
 }
 
 fn insert<'a>(
@@ -144,6 +148,7 @@ fn insert<'a>(
     statement: &str,
     blocks: impl Iterator<Item = &'a Block>,
     ahead: i64,
+    in_doubt: bool,
 ) -> Result<(), LedgerError> {
     let mut insert = connection.prepare_cached(statement)?;
     for (net, block) in in_order(blocks.map(|block| (block.net, block))) {
@@ -156,6 +161,7 @@ fn insert<'a>(
             block.by,
             shifted(block.since, ahead).cast_signed(),
             block.until.map(|until| shifted(until, ahead).cast_signed()),
+            in_doubt,
         ])?;
     }
     Ok(())

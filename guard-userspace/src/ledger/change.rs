@@ -107,11 +107,12 @@ impl Ledger {
         let Change { clock, ended_by, removed, put, found, offenders, events } = change;
         let transaction =
             self.connection.transaction_with_behavior(rusqlite::TransactionBehavior::Immediate)?;
-        let ahead = super::clock::settle(&transaction, clock)?;
+        let ahead = super::clock::settle(&transaction, clock, (self.is_synchronized)())?;
+        let in_doubt = super::clock::is_in_doubt(&transaction, clock)?;
         super::blocks::remove_ended(&transaction, ended_by.map(|time| shifted(clock.to_day(time), ahead)))?;
         super::blocks::remove(&transaction, removed)?;
-        super::blocks::put(&transaction, put.values(), ahead)?;
-        super::blocks::put_found(&transaction, found.values(), ahead)?;
+        super::blocks::put(&transaction, put.values(), ahead, in_doubt)?;
+        super::blocks::put_found(&transaction, found.values(), ahead, in_doubt)?;
         super::offenders::put(&transaction, offenders, clock.offset.saturating_add(ahead))?;
         super::events::put(&transaction, events)?;
         Ok(transaction.commit()?)

@@ -32,7 +32,7 @@ use rusqlite::{Connection, ErrorCode};
 pub use change::Change;
 pub use events::{Action, Event, EventQuery};
 
-use crate::blocks::{Clock, now};
+use crate::blocks::{Clock, is_synchronized, now};
 
 /// How long one waits for another that writes.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -63,6 +63,8 @@ pub struct Ledger {
     file: (u64, u64),
     /// Where a file that could not be read was put.
     moved_aside: Option<PathBuf>,
+    /// Whether the time of day can be believed.
+    is_synchronized: fn() -> bool,
 }
 
 impl Ledger {
@@ -106,7 +108,7 @@ impl Ledger {
             .into());
         }
         schema::prepare(&mut connection, path)?;
-        Ok(Self { connection, path: path.into(), file, moved_aside: None })
+        Ok(Self { connection, path: path.into(), file, moved_aside: None, is_synchronized })
     }
 
     /// Where a file that could not be read was put when this one was opened.
@@ -119,12 +121,20 @@ impl Ledger {
         fs::metadata(&self.path).is_ok_and(|file| identity(&file) == self.file)
     }
 
-    /// Whether the times in the file are of another boot, or of before the time of day was set.
+    /// Whether the times in the file are of another boot, or of before the time of day was set or synchronized.
     ///
     /// # Errors
     /// When the file cannot be read.
     pub fn is_off(&self, clock: &Clock) -> Result<bool, LedgerError> {
-        clock::is_off(&self.connection, clock)
+        clock::is_off(&self.connection, clock, (self.is_synchronized)())
+    }
+
+    /// Whether the file goes by the last time that it knew, since the time of day of this boot is not synchronized yet.
+    ///
+    /// # Errors
+    /// When the file cannot be read.
+    pub fn is_in_doubt(&self, clock: &Clock) -> Result<bool, LedgerError> {
+        clock::is_in_doubt(&self.connection, clock)
     }
 }
 

@@ -7,7 +7,7 @@ use rusqlite::Connection;
 use super::LedgerError;
 
 /// Each step brings a file from the version of its index to the next.
-pub(super) const STEPS: [&str; 2] = [
+pub(super) const STEPS: [&str; 3] = [
     "
     CREATE TABLE blocks (
         net      TEXT NOT NULL,     -- address or prefix
@@ -43,6 +43,13 @@ pub(super) const STEPS: [&str; 2] = [
         strikes INTEGER NOT NULL,   -- automatic blocks
         until   INTEGER NOT NULL    -- when the last of them ended, or will end
     ) WITHOUT ROWID;
+",
+    "
+    -- The time of day when the ledger was written last; and whether the offset is what it was then, since the time of day after a boot was
+    -- not to be believed yet.
+    ALTER TABLE clock ADD COLUMN seen  INTEGER NOT NULL DEFAULT 0;
+    ALTER TABLE clock ADD COLUMN doubt INTEGER NOT NULL DEFAULT 0;
+    UPDATE clock SET seen = coalesce((SELECT max(at) FROM events), 0);
 ",
 ];
 

@@ -25,7 +25,12 @@ impl Place {
     }
 
     fn open(&self) -> Ledger {
-        Ledger::open(&self.path()).unwrap()
+        Ledger { is_synchronized: || true, ..Ledger::open(&self.path()).unwrap() }
+    }
+
+    /// ... after a boot, before the time of day is right.
+    fn open_early(&self) -> Ledger {
+        Ledger { is_synchronized: || false, ..self.open() }
     }
 
     fn sql(&self, statements: &str) {
@@ -213,4 +218,68 @@ fn a_block_after_one_that_has_ended_is_a_new_one() {
     }
     ledger.write(&putting(&clock, &[block("10.0.0.1/32", NOON + 5000, Some(NOON + 9000))])).unwrap();
     assert_eq!(ledger.blocks(&clock).unwrap(), [block("10.0.0.1/32", NOON + 5000, Some(NOON + 9000))]);
+}
+
+/// The milliseconds that the kernel's clock shows when the only block ends.
+fn kernel_end(ledger: &Ledger, clock: &Clock) -> u64 {
+    clock.to_kernel(ends(ledger, clock)[0].unwrap()).nanoseconds() / 1_000_000
+}
+
+#[test]
+fn a_clock_that_is_off_after_a_boot_loses_no_block_and_adds_none() {
+    const SECOND: u64 = 1_001;
+    let uptime = crate::datapath::monotonic_now() / 1_000_000;
+    for off in [3 * HOUR.cast_signed(), -3 * HOUR.cast_signed(), 20 * 365 * 24 * HOUR.cast_signed()] {
+        let place = Place::new();
+        let before = clock("a", NOON);
+        let seen = before.to_day(crate::datapath::monotonic_now());
+        place
+            .open()
+            .write(&putting(&before, &[block("10.0.0.1/32", seen - HOUR, Some(seen + HOUR))]))
+            .unwrap();
+        // The machine was off for ten minutes; the clock says something else.
+        let right = clock("b", seen + 600_000);
+        let wrong = Clock { offset: right.offset + off, ..right.clone() };
+        for write in [Change::new(wrong.clone()), Change::new(wrong.clone())] {
+            place.open_early().write(&write).unwrap();
+            let ledger = place.open_early();
+            assert!(ledger.is_in_doubt(&wrong).unwrap() && !ledger.is_off(&wrong).unwrap());
+            let end = kernel_end(&ledger, &wrong);
+            assert!(end.abs_diff(HOUR) <= SECOND, "off by {off}: {end} ms after the boot");
+            assert!(
+                ledger.ended(&wrong, (HOUR - 2 * SECOND) * 1_000_000).unwrap().is_empty(),
+                "off by {off}"
+            );
+        }
+        // Made meanwhile: it ends by the kernel's clock.
+        let made = wrong.to_day(crate::datapath::monotonic_now());
+        place.open_early().write(&putting(&wrong, &[block("10.0.0.2/32", made, Some(made + HOUR))])).unwrap();
+        assert!(place.open().is_off(&right).unwrap(), "now it is synchronized");
+        place.open().write(&Change::new(right.clone())).unwrap();
+        let ledger = place.open();
+        assert!(!ledger.is_in_doubt(&right).unwrap());
+        let blocks = ledger.blocks(&right).unwrap();
+        let ends = |net: &str| {
+            blocks.iter().find(|block| block.net.to_string() == net).and_then(|block| block.until)
+        };
+        assert_eq!(ends("10.0.0.1/32"), Some(seen + HOUR), "off by {off}: by the time of day, as it was");
+        let end = right.to_kernel(ends("10.0.0.2/32").unwrap()).nanoseconds() / 1_000_000;
+        assert!(end.abs_diff(uptime + HOUR) <= 10 * SECOND, "off by {off}: {end} ms, by the kernel's clock");
+    }
+}
+
+#[test]
+fn a_block_that_is_made_longer_while_the_clock_is_in_doubt_ends_by_the_kernels_clock() {
+    let place = Place::new();
+    let before = clock("a", NOON);
+    let seen = before.to_day(crate::datapath::monotonic_now());
+    place.open().write(&putting(&before, &[block("10.0.0.1/32", seen - HOUR, Some(seen + HOUR))])).unwrap();
+    let right = clock("b", seen + 24 * HOUR);
+    let wrong = clock("b", seen);
+    place.open_early().write(&Change::new(wrong.clone())).unwrap();
+    let made = wrong.to_day(crate::datapath::monotonic_now());
+    place.open_early().write(&putting(&wrong, &[block("10.0.0.1/32", made, Some(made + 2 * HOUR))])).unwrap();
+    let in_doubt = kernel_end(&place.open_early(), &wrong);
+    place.open().write(&Change::new(right.clone())).unwrap();
+    assert!(kernel_end(&place.open(), &right).abs_diff(in_doubt) <= 1_001);
 }
