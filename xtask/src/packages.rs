@@ -7,15 +7,21 @@ use anyhow::{Context, Result, bail};
 use crate::consent::Consent;
 use crate::{privilege, process};
 
-/// What the demo and the tests run, and Debian's package that holds it. Add a line to add a tool.
-const TOOLS: [(&str, &str); 13] = [
+/// What the demo runs, and Debian's package that holds it.
+pub(crate) const DEMO_TOOLS: [(&str, &str); 4] =
+    [("curl", "curl"), ("ip", "iproute2"), ("nsenter", "util-linux"), ("ping", "iputils-ping")];
+
+/// What the tests run. Add a line to add a tool.
+const TOOLS: [(&str, &str); 15] = [
     ("amtool", "prometheus-alertmanager"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
     ("faketime", "faketime"),
+    ("h2load", "nghttp2-client"),
     ("ip", "iproute2"),
     ("iptables", "iptables"),
     ("nft", "nftables"),
+    ("nghttpd", "nghttp2-server"),
     ("nsenter", "util-linux"),
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
@@ -42,9 +48,9 @@ pub(crate) const BENCH_TOOLS: [(&str, &str); 7] = [
 /// What libFuzzer is built with.
 pub(crate) const FUZZ_TOOLS: [(&str, &str); 1] = [("c++", "g++")];
 
-/// Sees to it that every tool of the demo and the tests is there.
+/// Sees to it that every tool of the tests is there.
 pub(crate) fn ensure_tools(consent: Consent) -> Result<()> {
-    ensure(&TOOLS, "The demo and the tests need", consent)
+    ensure(&TOOLS, "The tests need", consent)
 }
 
 /// Sees to it that the tools of a list are there. `who` needs them, for the message.

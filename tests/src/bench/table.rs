@@ -1,12 +1,10 @@
 //! Tables of measurements: as text, as JSON and as a plot.
 
+#[cfg(feature = "plots")]
 mod plot;
 
 use std::fmt;
-use std::fs;
-use std::path::Path;
 
-use anyhow::{Context, Result};
 use serde::Serialize;
 
 use super::spread::Spread;
@@ -87,25 +85,6 @@ impl Table {
     pub fn row(&mut self, name: impl Into<String>, cells: impl Into<Vec<Cell>>) {
         self.rows.push(Row { name: name.into(), cells: cells.into() });
     }
-
-    /// Writes `NAME.json`, which has the machine as well, and `NAME.svg`.
-    ///
-    /// # Errors
-    /// When they cannot be written.
-    pub fn write(&self, directory: &Path, machine: &str) -> Result<()> {
-        #[derive(Serialize)]
-        struct Document<'a> {
-            machine: &'a str,
-            #[serde(flatten)]
-            table: &'a Table,
-        }
-        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
-        let file = directory.join(format!("{}.json", self.name));
-        let text = serde_json::to_string_pretty(&Document { machine, table: self })?;
-        fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
-        let file = directory.join(format!("{}.svg", self.name));
-        fs::write(&file, plot::svg(self)?).with_context(|| format!("cannot write {}", file.display()))
-    }
 }
 
 impl fmt::Display for Table {
@@ -167,11 +146,12 @@ mod tests {
         assert_eq!(table.to_string(), "programs\n         ns  program 42\n  frame   1         2.0\n");
     }
 
+    #[cfg(feature = "plots")]
     #[test]
     fn files_have_all_of_it() {
         let directory = tempfile::tempdir().unwrap();
         table().write(directory.path(), "a machine").unwrap();
-        let read = |name: &str| fs::read_to_string(directory.path().join(name)).unwrap();
+        let read = |name: &str| std::fs::read_to_string(directory.path().join(name)).unwrap();
         let json: serde_json::Value = serde_json::from_str(&read("demo.json")).unwrap();
         assert_eq!(json["machine"], "a machine");
         assert_eq!(json["rows"][0]["cells"][0]["median"], 60.0);

@@ -16,7 +16,7 @@ use axum::{Json, Router};
 use clap::Parser;
 use http_body_util::channel::{Channel, Sender};
 use serde_json::{Value, json};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpSocket};
 use tokio::time::sleep;
 
 #[derive(Parser, Clone, Debug)]
@@ -62,7 +62,7 @@ impl Drop for Generation {
 async fn main() -> Result<()> {
     let arguments = Arguments::parse();
     let address = SocketAddr::new(IpAddr::V6(Ipv6Addr::UNSPECIFIED), arguments.port);
-    let listener = TcpListener::bind(address).await.with_context(|| format!("cannot listen on {address}"))?;
+    let listener = listen(address).with_context(|| format!("cannot listen on {address}"))?;
     let router = Router::new()
         .route("/health", get(|| async { "ok\n" }))
         .route("/active", get(active))
@@ -72,6 +72,15 @@ async fn main() -> Result<()> {
         .layer(DefaultBodyLimit::max(MAX_REQUEST))
         .with_state(Server { arguments, active: Arc::default() });
     axum::serve(listener, router).await.context("the server ended")
+}
+
+/// Servers of inference have room for thousands that wait to be accepted: uvicorn for 2,048.
+fn listen(address: SocketAddr) -> std::io::Result<TcpListener> {
+    const WAITING: u32 = 2048;
+    let socket = TcpSocket::new_v6()?;
+    socket.set_reuseaddr(true)?;
+    socket.bind(address)?;
+    socket.listen(WAITING)
 }
 
 /// How many generations run at this moment.

@@ -1,7 +1,11 @@
-//! A column of a table as horizontal bars: the median, with a line from quartile to quartile.
+//! A table as files: as JSON, and a column of it as horizontal bars, the median with a line from quartile to quartile.
 
-use anyhow::{Result, anyhow};
+use std::fs;
+use std::path::Path;
+
+use anyhow::{Context, Result, anyhow};
 use plotters::prelude::*;
+use serde::Serialize;
 
 use super::{Cell, Table};
 
@@ -13,9 +17,30 @@ const LETTER: f64 = 7.5;
 const FONT: &str = "sans-serif";
 const COLOUR: RGBColor = RGBColor(97, 175, 239);
 
+impl Table {
+    /// Writes `NAME.json`, which has the machine as well, and `NAME.svg`.
+    ///
+    /// # Errors
+    /// When they cannot be written.
+    pub fn write(&self, directory: &Path, machine: &str) -> Result<()> {
+        #[derive(Serialize)]
+        struct Document<'a> {
+            machine: &'a str,
+            #[serde(flatten)]
+            table: &'a Table,
+        }
+        fs::create_dir_all(directory).with_context(|| format!("cannot make {}", directory.display()))?;
+        let file = directory.join(format!("{}.json", self.name));
+        let text = serde_json::to_string_pretty(&Document { machine, table: self })?;
+        fs::write(&file, text + "\n").with_context(|| format!("cannot write {}", file.display()))?;
+        let file = directory.join(format!("{}.svg", self.name));
+        fs::write(&file, svg(self)?).with_context(|| format!("cannot write {}", file.display()))
+    }
+}
+
 /// # Errors
 /// When nothing can be drawn: a table without rows.
-pub(super) fn svg(table: &Table) -> Result<String> {
+fn svg(table: &Table) -> Result<String> {
     let bars =
         table.rows.iter().filter_map(|row| Some((row.name.as_str(), range(row.cells.get(table.plotted)?)?)));
     let bars: Vec<(&str, [f64; 3])> = bars.collect();
