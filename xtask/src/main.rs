@@ -9,6 +9,7 @@ mod preflight;
 mod privilege;
 mod process;
 mod steps;
+mod supply;
 mod toolchain;
 mod verb;
 mod vm;
@@ -37,6 +38,8 @@ enum Xtask {
     Build(verb::build::Build),
     /// Guard a server under real traffic, in network namespaces (as root)
     Demo(verb::demo::Demo),
+    /// Look at the crates that guard is made of: bans, licences, sources, known vulnerabilities
+    Deny(verb::deny::Deny),
     /// Look for inputs that break a property of the decision or of the policy's reader
     Fuzz(verb::fuzz::Fuzz),
     /// Take the pictures of the documentation (as root)
@@ -67,6 +70,7 @@ fn execute(xtask: Xtask) -> Result<()> {
         Xtask::Bench(bench) => bench.execute(),
         Xtask::Build(build) => build.execute(),
         Xtask::Demo(demo) => demo.execute(),
+        Xtask::Deny(deny) => deny.execute(),
         Xtask::Fuzz(fuzz) => fuzz.execute(),
         Xtask::Screens(screens) => screens.execute(),
         Xtask::Test(test) => test.execute(),

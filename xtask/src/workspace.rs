@@ -53,6 +53,11 @@ impl Workspace {
         self.root.join("tests/fuzz")
     }
 
+    /// What the crates may be that guard is made of.
+    pub(crate) fn deny_rules(&self) -> PathBuf {
+        self.root.join("deny.toml")
+    }
+
     /// The compiled eBPF program, for guard-userspace to embed.
     pub(crate) fn bpf_object(&self) -> PathBuf {
         self.target.join("bpf/guard.o")

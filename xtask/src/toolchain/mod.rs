@@ -6,6 +6,7 @@
 pub(crate) mod compiler;
 pub(crate) mod linker;
 pub(crate) mod pins;
+pub(crate) mod tool;
 pub(crate) mod version;
 
 use std::path::{Path, PathBuf};

@@ -1,4 +1,4 @@
-//! Every version that the eBPF build and fuzzing depend on, in one place.
+//! Every version that the eBPF build, fuzzing and the look at dependencies depend on, in one place.
 //!
 //! Those of the eBPF build belong together: bpf-linker must be built for an LLVM that is at least as new as the LLVM
 //! inside the rustc whose bitcode it reads. Change one, run `cargo xtask test`, commit.
@@ -36,6 +36,9 @@ pub(crate) const TARGET: &str = "bpfel-unknown-none";
 
 /// What builds the fuzz targets.
 pub(crate) const CARGO_FUZZ: &str = "0.13.2";
+
+/// What looks at the crates that guard is made of.
+pub(crate) const CARGO_DENY: &str = "0.20.2";
 
 #[cfg(test)]
 mod tests {

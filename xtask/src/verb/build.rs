@@ -45,3 +45,18 @@ pub(crate) fn programs(workspace: &Workspace, profile: Profile) -> Result<()> {
     cargo.args(["build", "--package", "guard-userspace", "--package", "guard-tests"]);
     process::run(cargo.args(profile.arguments()))
 }
+
+/// Builds guard and what plays the demo, without what only tests and measurements need.
+pub(super) fn demo(workspace: &Workspace, profile: Profile) -> Result<()> {
+    let mut cargo = workspace.cargo();
+    cargo.args([
+        "build",
+        "--package",
+        "guard-userspace",
+        "--package",
+        "guard-tests",
+        "--no-default-features",
+    ]);
+    cargo.args(["--bin", "guard", "--bin", "guard-demo", "--bin", "guard-streaming-server"]);
+    process::run(cargo.args(profile.arguments()))
+}

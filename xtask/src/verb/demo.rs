@@ -7,8 +7,9 @@ use anyhow::{Context, Result};
 
 use super::build;
 use crate::consent::Consent;
+use crate::steps::Steps;
 use crate::workspace::{Profile, Workspace};
-use crate::{packages, privilege, process};
+use crate::{bpf, packages, privilege, process, toolchain};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Examples:
@@ -33,11 +34,10 @@ impl Demo {
     /// and the exit code are its own, and the shell waits until it has cleaned up.
     pub(crate) fn execute(self) -> Result<()> {
         let workspace = Workspace::find()?;
-        packages::ensure_tools(self.consent)?;
-        build::all(&workspace, Profile::Release, self.consent)?;
-        let program = workspace.binary(Profile::Release, "guard-demo");
+        prepare(&workspace, self.consent)?;
+        let program = workspace.binary(PROFILE, "guard-demo");
         let mut demo = privilege::as_root(&program)?;
-        demo.arg("--guard").arg(workspace.binary(Profile::Release, "guard"));
+        demo.arg("--guard").arg(workspace.binary(PROFILE, "guard"));
         if let Some(command) = self.server_command {
             demo.arg("--server-command").arg(command);
         }
@@ -45,4 +45,21 @@ impl Demo {
         let error = demo.args(self.arguments).exec();
         Err(error).with_context(|| format!("Could not start the demo, {}.", program.display()))
     }
+}
+
+/// What is fast must run in the kernel, and is optimised in any case: for the rest, a build that is ready sooner is worth more here.
+const PROFILE: Profile = Profile::Debug;
+
+/// Sets up and builds what the demo needs, and nothing else.
+fn prepare(workspace: &Workspace, consent: Consent) -> Result<()> {
+    process::announce(
+        "Four steps to the demo: system packages, eBPF toolchain, eBPF build, guard and the demo; minutes the first time, seconds after that",
+    );
+    let mut steps = Steps::default();
+    steps.run("system packages", || packages::ensure(&packages::DEMO_TOOLS, "The demo needs", consent))?;
+    let toolchain = steps.run("eBPF toolchain", || toolchain::ensure(workspace, consent))?;
+    steps.run("eBPF build", || bpf::build(workspace, &toolchain))?;
+    steps.run("guard and the demo", || build::demo(workspace, PROFILE))?;
+    eprint!("\n{steps}");
+    Ok(())
 }

@@ -3,6 +3,7 @@
 pub(crate) mod bench;
 pub(crate) mod build;
 pub(crate) mod demo;
+pub(crate) mod deny;
 pub(crate) mod fuzz;
 pub(crate) mod screens;
 pub(crate) mod test;

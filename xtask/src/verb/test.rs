@@ -8,7 +8,7 @@ use super::{build, verify, vm};
 use crate::consent::Consent;
 use crate::steps::Steps;
 use crate::workspace::{Profile, Workspace};
-use crate::{bpf, packages, preflight, privilege, process, toolchain};
+use crate::{bpf, packages, preflight, privilege, process, supply, toolchain};
 
 #[derive(Debug, clap::Args)]
 #[command(after_help = "Example:
@@ -34,6 +34,7 @@ fn run(workspace: &Workspace, steps: &mut Steps, consent: Consent) -> Result<()>
     steps.run("system packages", || packages::ensure_tools(consent))?;
     steps.run("preflight", preflight::check)?;
     steps.run("format", || format(workspace))?;
+    steps.run("licences and sources", || supply::check(workspace))?;
     let toolchain = steps.run("eBPF toolchain", || toolchain::ensure(workspace, consent))?;
     steps.run("eBPF build", || bpf::build(workspace, &toolchain))?;
     steps.run("eBPF clippy", || {
