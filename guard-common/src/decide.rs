@@ -6,20 +6,20 @@ use crate::abi::{Class, Limits, LimitsId, Rule, Service, ServiceId, SourceKey, S
 use crate::epoch::{Epoch, Slot};
 use crate::gcra::{Rate, Word};
 use crate::observe::{Limit, Observer, Step};
-use crate::parse::{Headers, Kind, parse};
+use crate::parse::{Headers, Kind, Protocol, destination, is_neighbour_discovery, parse};
 use crate::tables::{MeterState, Tables};
 use crate::{Action, Address, Packet, Reason, Verdict};
 
 /// Decides about one packet.
 ///
-/// `clock` tells nanoseconds of the monotonic clock. It is read at most once, and only where a block with an end, a rate
+/// `clock` tells nanoseconds of the boot clock. It is read at most once, and only where a block with an end, a rate
 /// or an unconfirmed policy needs it: reading it costs more than most packets' whole decision.
 #[inline(always)]
 pub fn decide<P: Packet + ?Sized, T: Tables>(
     packet: &P,
     headers: &mut Headers,
     tables: &T,
-    clock: impl Fn() -> u64,
+    clock: impl Fn() -> u64 + Copy,
     observer: &mut impl Observer,
 ) -> Verdict {
     let mut now = Now { clock, read: 0 };
@@ -28,31 +28,61 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     observer.step(Step::Policy(slot));
     let kind = parse(packet, headers);
     observer.step(Step::Parsed(kind, *headers));
-    let protocol = match kind {
-        Ok(Kind::Segment(protocol)) => protocol,
-        Ok(Kind::OtherIp) => return unguarded(tables, &state, headers.source, &mut now, observer),
+    let service = match kind {
+        Ok(Kind::Segment(protocol)) => service_of(packet, tables, slot, protocol, headers, observer),
+        Ok(Kind::OtherIp) => None,
         Ok(Kind::NotIp) => return of_no_service(Reason::NotIp, Action::Pass),
         Ok(Kind::Fragment) => return of_no_service(Reason::Fragment, Action::Pass),
-        Err(_) if tables.enforces(slot) => return of_no_service(Reason::Malformed, Action::Drop),
-        Err(_) => return of_no_service(Reason::Malformed, Action::WouldDrop),
+        Err(_) => {
+            let is_dropped = tables.enforces(slot)
+                || is_host_blocked(tables, &state, &headers.source, 1, &mut now, observer);
+            let action = if is_dropped { Action::Drop } else { Action::WouldDrop };
+            return of_no_service(Reason::Malformed, action);
+        }
     };
-    let id = tables.service_at(slot, protocol, headers.port);
-    observer.step(Step::Service(id));
-    let Some((id, service)) = id.and_then(|id| Some((id, tables.service(slot, id)?))) else {
-        return unguarded(tables, &state, headers.source, &mut now, observer);
+    let Some((id, service)) = service else {
+        return unguarded(packet, tables, &state, headers, &mut now, observer);
     };
     let at = At { slot, id, service: &service, changes: state.changes };
     let reason = guarded(packet, tables, &at, headers, &mut now, observer);
     let action = match (reason.drops(), service.monitors()) {
         (false, _) => Action::Pass,
         (true, false) => Action::Drop,
-        (true, true) => Action::WouldDrop,
+        (true, true) => {
+            // Its block has counted the packet if that is the reason.
+            let count = u64::from(reason != Reason::Blocked);
+            let is_dropped = is_host_blocked(tables, &state, &headers.source, count, &mut now, observer);
+            if is_dropped { Action::Drop } else { Action::WouldDrop }
+        }
     };
     if action != Action::Drop && headers.flags.opens_connection() {
         let source = SourceKey::new(id, &service, headers.source);
         tables.note_opening(headers, &source);
     }
     Verdict { action, reason, service: id }
+}
+
+/// The service of the port that a packet is for, unless the packet is for none of its destinations.
+#[inline(always)]
+fn service_of<P: Packet + ?Sized, T: Tables>(
+    packet: &P,
+    tables: &T,
+    slot: Slot,
+    protocol: Protocol,
+    headers: &Headers,
+    observer: &mut impl Observer,
+) -> Option<(ServiceId, Service)> {
+    let id = tables.service_at(slot, protocol, headers.port);
+    observer.step(Step::Service(id));
+    let id = id?;
+    let service = tables.service(slot, id)?;
+    if service.has_destinations()
+        && destination(packet, headers).is_some_and(|address| !tables.is_destination(slot, id, address))
+    {
+        observer.step(Step::Elsewhere(id));
+        return None;
+    }
+    Some((id, service))
 }
 
 /// The service that a packet is for.
@@ -114,7 +144,7 @@ fn admission<T: Tables, C: Fn() -> u64>(
         Class::Trusted => return Err(Reason::Trusted),
         Class::Allow => {}
     }
-    let is_blocked = is_blocked(tables, source, Scope::Services, now, observer);
+    let is_blocked = is_blocked(tables, source, (Scope::Services, 1), now, observer);
     let standing = Standing::new(rule, is_blocked);
     if standing != recalled {
         tables.remember(source, at.slot, at.id, standing, at.changes);
@@ -168,18 +198,53 @@ fn exceeded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
 }
 
 /// IP traffic of no service: only a block of the whole host concerns it.
+///
+/// Such a block spares neighbour discovery, as it spares ARP. A block of a prefix may contain the gateway, and without its answers this
+/// host would have no IPv6 at all.
 #[inline(always)]
-fn unguarded<T: Tables, C: Fn() -> u64>(
+fn unguarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64 + Copy>(
+    packet: &P,
     tables: &T,
     state: &State,
-    source: Address,
+    headers: &Headers,
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Verdict {
-    if state.host_blocks != 0 && is_blocked(tables, source, Scope::Host, now, observer) {
+    if state.host_blocks != 0
+        && !is_neighbour_discovery(packet, headers)
+        && is_host_blocked(tables, state, &headers.source, 1, now, observer)
+    {
         return of_no_service(Reason::Blocked, Action::Drop);
     }
     of_no_service(Reason::Unguarded, Action::Pass)
+}
+
+/// Whether a block of the whole host names the source; if so, the block counts `count` packets.
+#[inline(always)]
+fn is_host_blocked<T: Tables, C: Fn() -> u64 + Copy>(
+    tables: &T,
+    state: &State,
+    source: &Address,
+    count: u64,
+    now: &mut Now<C>,
+    observer: &mut impl Observer,
+) -> bool {
+    state.host_blocks != 0
+        && *source != Address::default()
+        && names(tables, source, count, now.clock, observer)
+}
+
+/// A function of its own: three paths lead here, and few packets take one of them.
+#[inline(never)]
+fn names<T: Tables>(
+    tables: &T,
+    source: &Address,
+    count: u64,
+    clock: impl Fn() -> u64,
+    observer: &mut impl Observer,
+) -> bool {
+    let mut now = Now { clock, read: 0 };
+    is_blocked(tables, *source, (Scope::Host, count), &mut now, observer)
 }
 
 #[derive(Clone, Copy)]
@@ -188,12 +253,12 @@ enum Scope {
     Services,
 }
 
-/// Whether a block of the address, or of a prefix around it, is in force; if so the packet is counted there.
+/// Whether a block of the address, or of a prefix around it, is in force; if so, so many packets are counted there.
 #[inline(always)]
 fn is_blocked<T: Tables, C: Fn() -> u64>(
     tables: &T,
     source: Address,
-    scope: Scope,
+    (scope, count): (Scope, u64),
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> bool {
@@ -206,7 +271,7 @@ fn is_blocked<T: Tables, C: Fn() -> u64>(
         };
         if until.is_after(|| now.get()) {
             observer.step(Step::Block { exact, until });
-            block.dropped.add(1);
+            block.dropped.add(count);
             return true;
         }
     }

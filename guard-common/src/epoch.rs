@@ -32,7 +32,7 @@ impl Slot {
 }
 
 /// The word that names the live slot: bit 0 is the slot, the others are the deadline for its confirmation in
-/// nanoseconds of the monotonic clock, 0 for none. The deadline is exact to 2 ns.
+/// nanoseconds of the boot clock, 0 for none. The deadline is exact to 2 ns.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub struct Epoch(u64);
 

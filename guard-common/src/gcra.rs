@@ -34,6 +34,9 @@ const TICKS_PER_SECOND: u64 = 1_000_000_000 << TICK_BITS;
 pub const MAX_TOLERANCE: u64 = 24 * 3600 * TICKS_PER_SECOND;
 /// A TAT that lies further ahead than any limit allows is one from long ago, seen across the wrap of the clock.
 const MAX_AHEAD: u64 = 2 * MAX_TOLERANCE;
+/// Ticks by which CPUs may differ in what time it is for them: one read it a moment before another, and comes to the word after that. A
+/// millisecond, unless the machine stopped in between.
+const DIFFERENCE: u64 = TICKS_PER_SECOND / 1000;
 /// How often a lost race is tried again. Each loss means that another packet of the source conformed meanwhile.
 const ATTEMPTS: u32 = 8;
 
@@ -110,6 +113,9 @@ impl Rate {
     }
 
     /// Tries again, after another CPU was first. A function of its own, since few come here.
+    ///
+    /// A packet that was within the limit at each look is not dropped because others were faster. After the last look it is admitted, and what
+    /// it takes is added to the word, which no other CPU can hinder. Such a race exceeds the limit by at most one packet of each other CPU.
     #[inline(never)]
     fn contend(&self, word: &impl Word, mut arrival: u64, now: u64, units: u64) -> bool {
         for _ in 1..ATTEMPTS {
@@ -118,7 +124,12 @@ impl Rate {
                 Err(seen) => arrival = seen,
             }
         }
-        false
+        let cost = self.cost(units);
+        let within = ahead(arrival, now << TICK_BITS) + cost <= self.tolerance;
+        if within {
+            word.add(cost);
+        }
+        within
     }
 
     /// The same, if the word is still `arrival`; else returns what it is.
@@ -128,6 +139,11 @@ impl Rate {
         let cost = self.cost(units);
         let ahead = ahead(arrival, now);
         if ahead + cost > self.tolerance {
+            // Only under another limit could the time come to lie further ahead than this one allows. From now on it is one of this limit whose
+            // burst is used up: the source does not wait for what the other limit held against it.
+            if ahead > self.tolerance + DIFFERENCE {
+                let _ = word.compare_exchange(arrival, now.wrapping_add(self.tolerance).max(1));
+            }
             return Ok(false);
         }
         // 0 stays the word of a source that was never seen.
@@ -139,15 +155,20 @@ impl Rate {
         match self.interval {
             0 => u64::MAX,
             interval => {
-                let free = self.tolerance.saturating_sub(ahead(arrival, now << TICK_BITS));
+                let free = self.tolerance - self.ahead(arrival, now);
                 ((u128::from(free) << FRACTION_BITS) / u128::from(interval)) as u64
             }
         }
     }
 
     /// Nanoseconds from `now` until the whole burst is back.
-    pub const fn full_after(arrival: u64, now: u64) -> u64 {
-        ahead(arrival, now << TICK_BITS) >> TICK_BITS
+    pub fn full_after(&self, arrival: u64, now: u64) -> u64 {
+        self.ahead(arrival, now) >> TICK_BITS
+    }
+
+    /// Ticks by which the time lies ahead of `now` (nanoseconds), no more than this limit allows.
+    fn ahead(&self, arrival: u64, now: u64) -> u64 {
+        ahead(arrival, now << TICK_BITS).min(self.tolerance)
     }
 
     /// Ticks that `units` take, rounded up: a limit is never exceeded by rounding.

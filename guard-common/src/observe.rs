@@ -11,6 +11,8 @@ pub enum Step {
     /// The generation of the policy that judges.
     Policy(Slot),
     Service(Option<ServiceId>),
+    /// The port is of this service, but the packet is for none of its destinations.
+    Elsewhere(ServiceId),
     /// The rule of the longest prefix around the source.
     Rule(Option<Rule>),
     /// A block that is in force, and whether it is one of exactly this address.

@@ -26,6 +26,9 @@ pub trait Tables {
 
     fn service(&self, slot: Slot, id: ServiceId) -> Option<Service>;
 
+    /// Whether `address` is one that the service is reached at. It is asked of services that name such addresses.
+    fn is_destination(&self, slot: Slot, id: ServiceId, address: Address) -> bool;
+
     /// The rule of the longest prefix of the service around `source`.
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule>;
 

@@ -19,7 +19,7 @@ pub struct TrafficState<W> {
     pub dropped: W,
 }
 
-/// Whether traffic is counted until `until` (nanoseconds of the monotonic clock; 0: not at all). What is over is put out, so that it is not
+/// Whether traffic is counted until `until` (nanoseconds of the boot clock; 0: not at all). What is over is put out, so that it is not
 /// asked for again.
 #[inline(always)]
 pub fn is_wanted(until: &impl Word, now: u64) -> bool {

@@ -118,7 +118,7 @@ impl Watch {
     /// Nobody wants anything.
     pub const OFF: Self = Self { word: 0, source: [0; 16], mask: [0; 16] };
 
-    /// Until `until` (nanoseconds of the monotonic clock, exact to 17 ms) frames are `wanted`, if any, and lines of all drops if `log`.
+    /// Until `until` (nanoseconds of the boot clock, exact to 17 ms) frames are `wanted`, if any, and lines of all drops if `log`.
     pub fn new(until: u64, wanted: Option<Wanted>, log: bool) -> Self {
         if wanted.is_none() && !log {
             return Self::OFF;
@@ -129,7 +129,7 @@ impl Watch {
         Self { word, source, mask }
     }
 
-    /// Whether what `word` says is over at `now` (nanoseconds of the monotonic clock).
+    /// Whether what `word` says is over at `now` (nanoseconds of the boot clock).
     #[inline(always)]
     pub const fn is_over(word: u64, now: u64) -> bool {
         now >> UNIT >= word >> UNIT

@@ -13,7 +13,7 @@ mod word;
 
 use aya_ebpf::Global;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_ns};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
 use aya_ebpf::macros::{btf_tracepoint, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
 use guard_common::abi::Correction;
@@ -106,11 +106,12 @@ pub fn guard_correct(ctx: XdpContext) -> u32 {
     }
 }
 
+/// The clock that goes on while the machine is suspended: a block and a deadline end on time all the same.
 #[inline(always)]
 fn now() -> u64 {
     match FIXED_TIME.load() {
         // SAFETY: the helper takes nothing and has no effect.
-        0 => unsafe { bpf_ktime_get_ns() },
+        0 => unsafe { bpf_ktime_get_boot_ns() },
         fixed => fixed,
     }
 }

@@ -101,7 +101,7 @@ pub static OFFENCES: RingBuf<Offence, { 64 << 10 }> = RingBuf::new();
 #[btf_map]
 pub static SURPLUS: RingBuf<Surplus, { 256 << 10 }> = RingBuf::new();
 
-/// Until when it is counted what sources send, in nanoseconds of the monotonic clock; 0: not at all.
+/// Until when it is counted what sources send, in nanoseconds of the boot clock; 0: not at all.
 #[btf_map]
 pub static TRAFFIC_UNTIL: Array<u64, 1> = Array::new();
 

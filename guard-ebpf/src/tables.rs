@@ -54,6 +54,12 @@ impl Tables for Maps {
     }
 
     #[inline(always)]
+    fn is_destination(&self, slot: Slot, id: ServiceId, address: Address) -> bool {
+        let [high, low] = address.words();
+        has_destination(slot.index(), id.get().into(), high, low)
+    }
+
+    #[inline(always)]
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
         let rule = match source.family() {
             Family::V4(address) => {
@@ -125,6 +131,22 @@ impl Tables for Maps {
     #[inline(always)]
     fn note_opening(&self, syn: &Headers, source: &SourceKey) {
         begin(syn, source);
+    }
+}
+
+/// A function of its own, since few services name destinations.
+#[inline(never)]
+fn has_destination(slot: u32, id: u32, high: u64, low: u64) -> bool {
+    let id = ServiceId::new(id as u8);
+    match Address::of_words([high, low]).family() {
+        Family::V4(address) => {
+            let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::of_destination(id, address));
+            RULES_V4.get(slot).is_some_and(|rules| rules.get(&key).is_some())
+        }
+        Family::V6(address) => {
+            let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::of_destination(id, address));
+            RULES_V6.get(slot).is_some_and(|rules| rules.get(&key).is_some())
+        }
     }
 }
 

@@ -3,12 +3,12 @@
 use core::ptr::addr_of_mut;
 
 use aya_ebpf::bindings::{xdp_action, xdp_md};
-use aya_ebpf::helpers::{bpf_ktime_get_coarse_ns, bpf_ktime_get_ns};
 use aya_log_ebpf::info;
 use guard_common::abi::{Allowance, Captured, SHOWN, Sample, Watch};
 use guard_common::gcra::Word;
 
 use crate::maps::{CAPTURES, Shown, WATCH, allowance, kept, watch_word};
+use crate::now;
 use crate::packet::{hold, u64_at};
 use crate::word::{MapWord, forget};
 
@@ -33,8 +33,7 @@ fn show(ctx: *mut xdp_md, watch: *mut Watch, drop: &Sample) {
     if word == 0 {
         return;
     }
-    // SAFETY: the helper takes nothing and has no effect. It tells the time of the last tick, at the cost of a load.
-    let now = unsafe { bpf_ktime_get_coarse_ns() };
+    let now = now();
     if Watch::is_over(word, now) {
         // Nobody writes it anew: the agent is dead, and from the next packet on this costs nothing.
         // SAFETY: the value was just looked up; its word is aligned.
@@ -62,9 +61,9 @@ fn show(ctx: *mut xdp_md, watch: *mut Watch, drop: &Sample) {
 fn show_frame(ctx: *mut xdp_md, drop: &Sample) -> bool {
     let Some(mut entry) = CAPTURES.reserve(0) else { return false };
     let captured: *mut Captured = entry.as_mut_ptr();
-    // SAFETY: the entry has room for all of it, as the verifier checks again at load; the helper takes nothing and has no effect.
+    // SAFETY: the entry has room for all of it, as the verifier checks again at load.
     unsafe {
-        let at = bpf_ktime_get_ns();
+        let at = now();
         addr_of_mut!((*captured).drop).write(Sample { at, packets: 1, ..*drop });
         addr_of_mut!((*captured).interface).write((*ctx).ingress_ifindex);
         let shown = copy(ctx, addr_of_mut!((*captured).bytes).cast());

@@ -24,6 +24,7 @@ use crate::plan::Plan;
 pub struct Memory {
     plan: Plan,
     rules: LongestPrefix<(ServiceId, IpAddr), Rule>,
+    destinations: LongestPrefix<(ServiceId, IpAddr), ()>,
     blocks: HashMap<[u8; 16], BlockState<MemoryWord>>,
     block_prefixes: LongestPrefix<IpAddr, BlockState<MemoryWord>>,
     host_blocks: bool,
@@ -40,9 +41,14 @@ impl Memory {
         for (service, net, rule) in v4.chain(v6) {
             rules.insert(net.prefix_len(), (service, net.network()), rule);
         }
+        let mut destinations = LongestPrefix::default();
+        for (service, net) in &plan.destinations {
+            destinations.insert(net.prefix_len(), (*service, net.network()), ());
+        }
         Self {
             plan,
             rules,
+            destinations,
             blocks: HashMap::new(),
             block_prefixes: LongestPrefix::default(),
             host_blocks: false,
@@ -128,6 +134,10 @@ impl Tables for Memory {
 
     fn service(&self, _: Slot, id: ServiceId) -> Option<Service> {
         self.plan.services.iter().find(|service| service.id == id).map(|service| service.entry)
+    }
+
+    fn is_destination(&self, _: Slot, id: ServiceId, address: Address) -> bool {
+        self.destinations.get(address.into(), |network| (id, network)).is_some()
     }
 
     fn rule(&self, _: Slot, id: ServiceId, source: Address) -> Option<Rule> {

@@ -15,7 +15,7 @@ use guard_tests::raw::on_one_cpu;
 use guard_tests::stale::{self, BPFFS};
 use guard_tests::wait;
 use guard_userspace::datapath::pins::Pins;
-use guard_userspace::datapath::{Capacities, Maps, Options, monotonic_now};
+use guard_userspace::datapath::{Capacities, Maps, Options, boot_now};
 use guard_userspace::{config, plan};
 
 const CLIENT: &str = "10.0.0.1";
@@ -176,7 +176,7 @@ fn what_a_cpu_remembers_is_not_believed_after_a_change() -> Result<()> {
                 assert!(kernel.datapath.maps_mut().remove_block(&net)?);
                 expect(&mut kernel, Allowed, "its end")?;
             }
-            let until = Block { services_until: End::not_before(monotonic_now()), ..forever };
+            let until = Block { services_until: End::not_before(boot_now()), ..forever };
             kernel.block(&[("10.0.0.1/32".parse()?, until)])?;
             expect(&mut kernel, Blocked, "a block with an end")?;
             assert!(wait::within(Duration::from_secs(5), || allowed(&mut kernel)

@@ -1,6 +1,7 @@
 //! Named frames through the program in the kernel and through the host's build: one verdict, the right one.
 
 use anyhow::{Context, Result};
+use guard_common::Action::{Drop as Dropped, Pass, WouldDrop};
 use guard_common::Reason::{
     self, Allowed, Blocked, ConnectionRate, Denied, Fragment, Malformed, NotAllowed, NotIp, PacketRate,
     Trusted, Unguarded,
@@ -32,6 +33,9 @@ allow = ["10.0.0.0/8"]
 [trusted]
 prefixes = ["172.16.0.0/12", "fd99::/16"]
 "#;
+
+/// Where the hop limit of an IPv6 frame without tags is.
+const HOP_LIMIT: usize = 14 + 7;
 
 /// A name, a frame, and the reason and service that it must get.
 type Case = (&'static str, Frame, Reason, &'static str);
@@ -143,9 +147,9 @@ fn ipv6_cases() -> Vec<Case> {
     let bytes = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
     let all = vec![
         HopByHop(0),
+        part(0, false),
         DestinationOptions(0),
         Routing { kind: 0, units: 0 },
-        part(0, false),
         Authentication(4),
         DestinationOptions(1),
     ];
@@ -196,7 +200,44 @@ fn ipv6_cases() -> Vec<Case> {
         ("padding", Frame { padding: 9, ..stranger() }, NotAllowed, "web"),
         ("mapped IPv4 source", Frame::tcp("::ffff:10.0.0.1", 8000), Malformed, ""),
         ("ICMPv6 behind hop-by-hop", extended(raw(stranger(), 58), vec![HopByHop(0)]), Unguarded, ""),
+        ("HIP behind options", extended(raw(stranger(), 139), vec![DestinationOptions(0)]), Unguarded, ""),
+        ("HIP in an atomic fragment", extended(raw(stranger(), 139), vec![part(0, false)]), Unguarded, ""),
     ]
+}
+
+/// A fragment header anywhere but directly behind IPv6 or hop-by-hop, real and atomic, of strangers and of clients.
+fn misplaced_fragment_headers() -> Vec<Case> {
+    use Extension::{Authentication, DestinationOptions, HopByHop, Routing};
+    let part = |offset, more| Extension::Fragment { offset, more, identification: 7 };
+    let before = [
+        ("destination options", vec![DestinationOptions(0)]),
+        ("routing", vec![Routing { kind: 0, units: 0 }]),
+        ("authentication", vec![Authentication(4)]),
+        ("a fragment header", vec![part(0, false)]),
+        ("hop-by-hop twice", vec![HopByHop(0), HopByHop(0)]),
+        ("hop-by-hop and options", vec![HopByHop(0), DestinationOptions(0)]),
+        ("hop-by-hop and a fragment header", vec![HopByHop(0), part(0, false)]),
+    ];
+    let frames = before.into_iter().flat_map(|(name, before)| {
+        let parts = [part(0, false), part(0, true), part(1, true), part(9, false)];
+        let chains = parts.map(|part| [before.clone(), vec![part]].concat());
+        chains.into_iter().flat_map(move |chain| {
+            ["2a00::1", "fd00::1"].into_iter().flat_map({
+                let chain = chain.clone();
+                move |source| {
+                    let frame = extended(Frame::tcp(source, 8000), chain.clone());
+                    [139, 135, 99, 17, 6].map(|next| (name, raw_behind(&frame, next), Malformed, ""))
+                }
+            })
+        })
+    });
+    frames.collect()
+}
+
+/// The frame with eight bytes in front of its transport header that are destination options to some, and of the kind `next` to others.
+fn raw_behind(frame: &Frame, next: u8) -> Frame {
+    let payload = [&[6, 0, 1, 4, 0, 0, 0, 0][..], &ports_only(8000, 20)].concat();
+    Frame { payload, ..raw(frame.clone(), next) }
 }
 
 #[test]
@@ -205,8 +246,9 @@ fn each_named_frame_gets_its_reason_in_both_worlds() -> Result<()> {
     let mut kernel = Kernel::new(Some(NOW))?;
     kernel.publish(&plan)?;
     let mut host = kernel::host(&plan, &[]);
-    for (name, frame, reason, service) in [policy_cases(), vlan_cases(), ipv4_cases(), ipv6_cases()].concat()
-    {
+    let cases =
+        [policy_cases(), vlan_cases(), ipv4_cases(), ipv6_cases(), misplaced_fragment_headers()].concat();
+    for (name, frame, reason, service) in cases {
         let frame = frame.build();
         let here = host.judge(frame.as_slice(), NOW, &mut ());
         let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
@@ -306,6 +348,155 @@ fn blocks_have_scopes_and_ends() -> Result<()> {
     }
     let dropped: u64 = kernel.datapath.maps().blocks()?.iter().map(|(_, block)| block.dropped).sum();
     assert_eq!(dropped, 10, "each blocked packet is counted at its block");
+    Ok(())
+}
+
+/// What a service that only monitors lets pass, a block of the whole host does not.
+#[test]
+fn a_host_block_holds_where_every_service_only_monitors() -> Result<()> {
+    let plan = kernel::plan(
+        "[[service]]\nname = \"watched\"\nports = [9000]\nmode = \"monitor\"\nallow = [\"10.0.0.0/8\"]\ndeny = [\"10.6.0.0/16\"]\n\
+         [trusted]\nprefixes = [\"10.7.0.0/16\"]\n",
+    )?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let block = |host_until| Block { host_until, services_until: End::FOREVER, dropped: 0 };
+    let named = ["10.0.0.1/32", "10.6.0.1/32", "10.7.0.1/32", "203.0.113.1/32", "2a00::/16"];
+    let of_services = ["10.0.0.2/32", "203.0.113.2/32"];
+    let host = named.map(|net| (net.parse().unwrap(), block(End::FOREVER)));
+    let services = of_services.map(|net| (net.parse().unwrap(), block(End::NONE)));
+    let blocks = [&host[..], &services[..]].concat();
+    kernel.block(&blocks)?;
+    let mut host = kernel::host(&plan, &blocks);
+    let longer = |source| Frame { length_error: 1, ..Frame::tcp(source, 9000) };
+    let misplaced = Extension::Fragment { offset: 0, more: false, identification: 7 };
+    let chain = vec![Extension::DestinationOptions(0), misplaced];
+    let cases = [
+        ("malformed", longer("203.0.113.1"), Malformed, Dropped),
+        ("malformed, IPv6", longer("2a00::1"), Malformed, Dropped),
+        ("a misplaced fragment header", extended(Frame::tcp("2a00::1", 9000), chain), Malformed, Dropped),
+        ("a mapped source", Frame::tcp("::ffff:203.0.113.1", 9000), Malformed, Dropped),
+        ("malformed of another", longer("203.0.113.9"), Malformed, WouldDrop),
+        ("malformed of one blocked at services", longer("203.0.113.2"), Malformed, WouldDrop),
+        (
+            "three tags hide the source",
+            tagged(Frame::tcp("203.0.113.1", 1), &[CUSTOMER_TAG; 3]),
+            Malformed,
+            WouldDrop,
+        ),
+        ("a blocked client", Frame::tcp("10.0.0.1", 9000), Blocked, Dropped),
+        ("a client blocked at services", Frame::tcp("10.0.0.2", 9000), Blocked, WouldDrop),
+        ("a blocked stranger", Frame::tcp("203.0.113.1", 9000), NotAllowed, Dropped),
+        ("a stranger", Frame::tcp("203.0.113.9", 9000), NotAllowed, WouldDrop),
+        ("one denied and blocked", Frame::tcp("10.6.0.1", 9000), Denied, Dropped),
+        ("one trusted and blocked", Frame::tcp("10.7.0.1", 9000), Trusted, Pass),
+        ("a client", Frame::tcp("10.0.0.9", 9000), Allowed, Pass),
+    ];
+    for (name, frame, reason, action) in cases {
+        let frame = frame.build();
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        assert_eq!((here.reason, here.action), (reason, action), "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
+    let dropped: u64 = kernel.datapath.maps().blocks()?.iter().map(|(_, block)| block.dropped).sum();
+    assert_eq!(dropped, 8, "each packet is counted once, at the block that it met");
+    Ok(())
+}
+
+/// A block may contain the gateway, whose neighbour discovery this host needs; nothing else of it passes.
+#[test]
+fn a_host_block_spares_neighbour_discovery_and_nothing_else() -> Result<()> {
+    let plan = kernel::plan(POLICY)?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let forever = Block { host_until: End::FOREVER, services_until: End::FOREVER, dropped: 0 };
+    let blocks = ["fe80::/10", "10.0.0.1/32"].map(|net| (net.parse().unwrap(), forever));
+    kernel.block(&blocks)?;
+    let mut host = kernel::host(&plan, &blocks);
+    let icmp = |source, kind: u8| Frame {
+        payload: [&[kind][..], &[0; 23]].concat(),
+        ..raw(Frame::tcp(source, 0), 58)
+    };
+    let with_hop_limit = |frame: &Frame, limit| {
+        let mut bytes = frame.build();
+        bytes[HOP_LIMIT] = limit;
+        bytes
+    };
+    let neighbour = |kind| icmp("fe80::1", kind);
+    let behind_options = Frame { extensions: vec![Extension::HopByHop(0)], ..neighbour(136) };
+    let mut cases: Vec<(String, Vec<u8>, Reason)> = (0..=255)
+        .map(|kind| {
+            let expected = if (133..=137).contains(&kind) { Unguarded } else { Blocked };
+            (format!("ICMPv6 of type {kind}"), with_hop_limit(&neighbour(kind), 255), expected)
+        })
+        .collect();
+    cases.extend([
+        ("from behind a router".to_owned(), with_hop_limit(&neighbour(135), 254), Blocked),
+        ("behind a hop-by-hop header".to_owned(), with_hop_limit(&behind_options, 255), Blocked),
+        ("protocol 58 of IPv4".to_owned(), icmp("10.0.0.1", 135).build(), Blocked),
+        ("TCP".to_owned(), with_hop_limit(&Frame::tcp("fe80::1", 22), 255), Blocked),
+        ("of another".to_owned(), with_hop_limit(&icmp("fd00::1", 128), 255), Unguarded),
+    ]);
+    for (name, frame, reason) in cases {
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        assert_eq!(here.reason, reason, "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
+    Ok(())
+}
+
+/// A service that names destinations is what is for these.
+#[test]
+fn a_service_is_only_what_is_for_its_destinations() -> Result<()> {
+    let plan = kernel::plan(
+        "[[service]]\nname = \"here\"\nports = [8000]\nprotocols = [\"tcp\", \"udp\"]\nallow = [\"10.0.0.0/8\", \"fd00::/16\"]\n\
+         destinations = [\"192.0.2.1\", \"198.51.100.0/24\", \"2001:db8::1\"]\n\
+         [[service]]\nname = \"everywhere\"\nports = [9000]\nallow = [\"10.0.0.0/8\"]\n",
+    )?;
+    let mut kernel = Kernel::new(Some(NOW))?;
+    kernel.publish(&plan)?;
+    let forever = Block { host_until: End::FOREVER, services_until: End::FOREVER, dropped: 0 };
+    let blocks = ["203.0.113.2/32".parse().map(|net| (net, forever))?];
+    kernel.block(&blocks)?;
+    let mut host = kernel::host(&plan, &blocks);
+    let to = |destination: &str, frame: Frame| Frame { destination: destination.parse().unwrap(), ..frame };
+    let (stranger, client) = (|port| Frame::tcp("203.0.113.1", port), || Frame::tcp("10.0.0.1", 8000));
+    let six = |source| Frame::tcp(source, 8000);
+    let options = |frame: Frame| Frame { options: vec![1; 8], ..frame };
+    let cases = [
+        ("an address", to("192.0.2.1", stranger(8000)), NotAllowed),
+        ("the address beside it", to("192.0.2.2", stranger(8000)), Unguarded),
+        ("within a prefix", to("198.51.100.77", stranger(8000)), NotAllowed),
+        ("beside a prefix", to("198.51.101.1", stranger(8000)), Unguarded),
+        ("a client", to("192.0.2.1", client()), Allowed),
+        ("a client of another host", to("192.0.2.2", client()), Unguarded),
+        ("IPv6", to("2001:db8::1", six("2a00::1")), NotAllowed),
+        ("IPv6, another", to("2001:db8::2", six("2a00::1")), Unguarded),
+        ("IPv6, a client", to("2001:db8::1", six("fd00::1")), Allowed),
+        ("UDP", to("192.0.2.1", Frame::udp("203.0.113.1", 8000)), NotAllowed),
+        ("UDP to another", to("192.0.2.2", Frame::udp("203.0.113.1", 8000)), Unguarded),
+        (
+            "with tags and options",
+            tagged(options(to("192.0.2.1", stranger(8000))), &[SERVICE_TAG, CUSTOMER_TAG]),
+            NotAllowed,
+        ),
+        (
+            "with tags, to another",
+            tagged(options(to("192.0.2.2", stranger(8000))), &[SERVICE_TAG]),
+            Unguarded,
+        ),
+        ("a block of the host", to("192.0.2.2", Frame::tcp("203.0.113.2", 8000)), Blocked),
+        ("a service without destinations", to("192.0.2.2", stranger(9000)), NotAllowed),
+    ];
+    for (name, frame, reason) in cases {
+        let frame = frame.build();
+        let here = host.judge(frame.as_slice(), NOW, &mut ());
+        let there = kernel.judge(&frame).with_context(|| format!("case {name:?}"))?;
+        assert_eq!(here.reason, reason, "case {name:?} on the host");
+        assert_eq!(there, here, "case {name:?} in the kernel");
+    }
     Ok(())
 }
 

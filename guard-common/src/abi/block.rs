@@ -17,7 +17,20 @@ pub struct Block {
     pub dropped: u64,
 }
 
-/// When a block ends: in whole seconds of the monotonic clock, since there is room for a million blocks.
+impl Block {
+    /// The same block by a clock that is so many nanoseconds ahead.
+    #[must_use]
+    pub const fn later(self, nanoseconds: u64) -> Self {
+        let Self { host_until, services_until, dropped } = self;
+        Self {
+            host_until: host_until.later(nanoseconds),
+            services_until: services_until.later(nanoseconds),
+            dropped,
+        }
+    }
+}
+
+/// When a block ends: in whole seconds of the boot clock, since there is room for a million blocks.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(transparent)]
 pub struct End(u32);
@@ -37,16 +50,25 @@ impl End {
         }
     }
 
-    /// Nanoseconds of the monotonic clock; 0 is none, the largest number forever.
+    /// Nanoseconds of the boot clock; 0 is none, the largest number forever.
     #[inline(always)]
     pub const fn nanoseconds(self) -> u64 {
         if self.0 == Self::FOREVER.0 { u64::MAX } else { self.0 as u64 * SECOND }
     }
 
-    /// Whether the block is in force at that time (nanoseconds of the monotonic clock).
+    /// Whether the block is in force at that time (nanoseconds of the boot clock).
     #[inline(always)]
     pub fn is_after(self, now: impl FnOnce() -> u64) -> bool {
         self.0 == Self::FOREVER.0 || (self.0 != Self::NONE.0 && now() < self.nanoseconds())
+    }
+
+    /// The same end by a clock that is so many nanoseconds ahead.
+    #[must_use]
+    pub const fn later(self, nanoseconds: u64) -> Self {
+        if self.0 == Self::NONE.0 || self.0 == Self::FOREVER.0 {
+            return self;
+        }
+        Self::not_before(self.nanoseconds().saturating_add(nanoseconds))
     }
 
     /// A second later.
@@ -84,6 +106,17 @@ mod tests {
         // Neither needs the clock.
         assert!(End::FOREVER.is_after(|| unreachable!()));
         assert!(!End::NONE.is_after(|| unreachable!()));
+    }
+
+    #[test]
+    fn a_block_lasts_as_long_by_another_clock() {
+        let block = Block { host_until: End::NONE, services_until: End::not_before(5 * SECOND), dropped: 7 };
+        for (ahead, end) in [(0, 5), (SECOND, 6), (SECOND + 1, 7), (u64::MAX, u64::from(u32::MAX) - 1)] {
+            let later = block.later(ahead);
+            assert_eq!(later.services_until.nanoseconds(), end * SECOND, "{ahead}");
+            assert_eq!((later.host_until, later.dropped), (End::NONE, 7), "{ahead}");
+        }
+        assert_eq!(End::FOREVER.later(SECOND), End::FOREVER);
     }
 
     #[test]

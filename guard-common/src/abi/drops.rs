@@ -21,7 +21,7 @@ pub struct Budget {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Evidence {
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the boot clock.
     pub since: u64,
     /// Packets of its established connections that no rule allows.
     pub refused: u64,
@@ -58,7 +58,7 @@ impl SampleKey {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Sampled {
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the boot clock.
     pub at: u64,
     /// Packets since.
     pub unreported: u64,
@@ -68,7 +68,7 @@ pub struct Sampled {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Sample {
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the boot clock.
     pub at: u64,
     /// Packets of this source dropped for this reason since the sample before, this one included.
     pub packets: u64,
@@ -109,7 +109,7 @@ impl Sample {
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Offence {
-    /// Nanoseconds of the monotonic clock.
+    /// Nanoseconds of the boot clock.
     pub at: u64,
     /// Since when `count` was counted; `at` for connections.
     pub since: u64,

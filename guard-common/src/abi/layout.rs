@@ -4,8 +4,8 @@ use super::*;
 use core::mem::{align_of, offset_of, size_of};
 
 #[test]
-fn layouts_are_those_of_version_5() {
-    assert_eq!(VERSION, 5);
+fn layouts_are_those_of_version_6() {
+    assert_eq!(VERSION, 6);
     let sizes = [
         ("Policy", size_of::<Policy>(), 40),
         ("Service", size_of::<Service>(), 24),

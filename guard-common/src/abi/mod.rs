@@ -27,7 +27,7 @@ pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 5;
+pub const VERSION: u32 = 6;
 
 #[cfg(test)]
 mod layout;

@@ -76,6 +76,7 @@ pub struct Service {
 
 impl Service {
     const MONITOR: u32 = 1;
+    const HAS_DESTINATIONS: u32 = 2;
 
     /// Prefix lengths past the width of an address are taken as the full width.
     pub fn new(monitor: bool, ipv4_prefix: u8, ipv6_prefix: u8) -> Self {
@@ -86,6 +87,18 @@ impl Service {
             ipv4_mask: ipv4.to_be_bytes(),
             ipv6_mask: ipv6.to_be_bytes(),
         }
+    }
+
+    /// The service is only what is for its destinations, which the tries of the rules hold under keys of their own.
+    #[must_use]
+    pub const fn with_destinations(mut self) -> Self {
+        self.flags |= Self::HAS_DESTINATIONS;
+        self
+    }
+
+    #[inline(always)]
+    pub const fn has_destinations(&self) -> bool {
+        self.flags & Self::HAS_DESTINATIONS != 0
     }
 
     #[inline(always)]
@@ -178,4 +191,9 @@ pub struct Limits {
 /// What rules and state of a service are keyed with; four bytes keep the address behind it aligned.
 pub(super) const fn service_key(service: ServiceId) -> [u8; 4] {
     [0, 0, 0, service.get()]
+}
+
+/// What the destinations of a service are keyed with, in the tries of the rules.
+pub(super) const fn destination_key(service: ServiceId) -> [u8; 4] {
+    [0, 0, 1, service.get()]
 }

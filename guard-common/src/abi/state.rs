@@ -1,6 +1,6 @@
 //! Keys, and the state that outlives a generation of the policy.
 
-use super::policy::service_key;
+use super::policy::{destination_key, service_key};
 use super::{Rule, ServiceId};
 use crate::Address;
 use crate::epoch::Slot;
@@ -151,12 +151,24 @@ impl RuleKeyV4 {
     pub const fn new(service: ServiceId, address: [u8; 4]) -> Self {
         Self { service: service_key(service), address }
     }
+
+    /// Of an address that the service is reached at.
+    #[inline(always)]
+    pub const fn of_destination(service: ServiceId, address: [u8; 4]) -> Self {
+        Self { service: destination_key(service), address }
+    }
 }
 
 impl RuleKeyV6 {
     #[inline(always)]
     pub const fn new(service: ServiceId, address: [u8; 16]) -> Self {
         Self { service: service_key(service), address }
+    }
+
+    /// Of an address that the service is reached at.
+    #[inline(always)]
+    pub const fn of_destination(service: ServiceId, address: [u8; 16]) -> Self {
+        Self { service: destination_key(service), address }
     }
 }
 
@@ -205,7 +217,7 @@ pub struct Meter {
     pub packets: u64,
     pub bytes: u64,
     pub connections: u64,
-    /// Until when all that it sends is weighed, in nanoseconds of the monotonic clock; 0: it is not. See [`crate::drops`].
+    /// Until when all that it sends is weighed, in nanoseconds of the boot clock; 0: it is not. See [`crate::drops`].
     pub suspected_until: u64,
 }
 

@@ -120,9 +120,10 @@ fn a_source_whose_connections_alone_go_over_its_limits_is_reported_once_a_minute
     let notes = with_a_connection();
     let (over, within) = (drop(Reason::PacketRate), Sample { passed: 1, ..drop(Reason::Allowed) });
     // Twice what it may, of which half passes: what is over that and the burst counts.
-    for second in 1..4 {
-        note_all(&notes, &over, 100, second * SECOND, (second + 1) * SECOND);
-        note_all(&notes, &within, 100, second * SECOND, (second + 1) * SECOND);
+    for number in 0..300 {
+        let now = SECOND + number * SECOND / 100;
+        note_at(&notes, &over, now);
+        note_at(&notes, &within, now);
     }
     let found = notes.offences.borrow().clone();
     let [offence] = found.as_slice() else { panic!("{found:?}") };

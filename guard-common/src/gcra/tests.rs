@@ -6,6 +6,7 @@ use super::*;
 use crate::plain::Plain;
 
 mod properties;
+mod races;
 
 const SECOND: u64 = 1_000_000_000;
 
@@ -22,6 +23,23 @@ fn the_burst_is_exact_and_comes_back_at_the_rate() {
         let due = SECOND / rate;
         assert!(due < 2 || !limit.admit(&word, now + due - 1, 1), "{rate}/s, burst {burst}: early");
         assert!(limit.admit(&word, now + due + 1, 1), "{rate}/s, burst {burst}: late");
+    }
+}
+
+/// A client had 50 packets a second with a burst of 3,000, used them up, and is given 100,000 a second.
+#[test]
+fn a_raised_limit_is_there_at_once() {
+    let now = 5 * SECOND;
+    for (before, after) in
+        [((50, 3000), (100_000, 3000)), ((1, 1000), (10_000_000, 1)), ((1, 80_000), (1000, 1000))]
+    {
+        let [before, after] = [before, after].map(|(rate, burst)| Rate::of_events(rate, burst).unwrap());
+        let word = Plain::default();
+        while before.admit(&word, now, 1) {}
+        assert!(!after.admit(&word, now, 1), "the burst of the new limit is used up");
+        assert!(after.full_after(word.load(), now) <= after.tolerance >> TICK_BITS);
+        let due = (after.interval >> FRACTION_BITS).div_ceil(1 << TICK_BITS);
+        assert!(after.admit(&word, now + due, 1), "{before:?}, {after:?}");
     }
 }
 

@@ -6,6 +6,8 @@ use crate::packet::read;
 use crate::{Address, Packet};
 
 const MIN_HEADER: usize = 20;
+/// Where its destination is in the header.
+const DESTINATION: usize = 16;
 const MORE_FRAGMENTS: u16 = 0x2000;
 const FRAGMENT_OFFSET: u16 = 0x1fff;
 
@@ -20,6 +22,8 @@ pub(super) fn parse(
     if version_length >> 4 != 4 {
         return Err(Malformed::BadVersion);
     }
+    headers.network = start as u16;
+    headers.source = Address::v4([s0, s1, s2, s3]);
     let header_length = usize::from(version_length & 0xf) * 4;
     let (total, room) = total_length(packet, start, u16::from_be_bytes([t0, t1]), headers);
     if header_length < MIN_HEADER || header_length > total {
@@ -28,7 +32,6 @@ pub(super) fn parse(
     if total > room {
         return Err(Malformed::BadTotalLength);
     }
-    headers.source = Address::v4([s0, s1, s2, s3]);
     let fragment = u16::from_be_bytes([f0, f1]);
     if fragment & FRAGMENT_OFFSET != 0 {
         return Ok(Kind::Fragment);
@@ -39,6 +42,11 @@ pub(super) fn parse(
         more_fragments: fragment & MORE_FRAGMENTS,
     };
     transport::parse(packet, protocol, span, headers)
+}
+
+#[inline(always)]
+pub(super) fn destination(packet: &(impl Packet + ?Sized), start: usize) -> Option<Address> {
+    read(packet, start + DESTINATION).map(Address::v4)
 }
 
 /// The length of the packet, and that of the frame behind its start. A total length of 0 stands for "see the frame" in the super-packets

@@ -9,7 +9,13 @@ use crate::{Address, Packet};
 /// which may come twice; honest packets have one or two.
 pub const MAX_EXTENSION_HEADERS: usize = 6;
 
+pub(super) const ICMP: u8 = 58;
+
 const HEADER: usize = 40;
+/// Where the destination is in the header.
+const DESTINATION: usize = 24;
+const ROUTER_SOLICITATION: u8 = 133;
+const REDIRECT: u8 = 137;
 const HOP_BY_HOP: u8 = 0;
 const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
@@ -34,13 +40,13 @@ pub(super) fn parse(
     if version >> 4 != 6 {
         return Err(Malformed::BadVersion);
     }
+    headers.network = start as u16;
+    headers.source = source;
     if source.is_v4() {
         return Err(Malformed::MappedSource);
     }
-    headers.source = source;
     let end = match u16::from_be_bytes([l0, l1]) {
-        // A jumbogram (RFC 2675): its length is in a hop-by-hop option.
-        0 if next == HOP_BY_HOP => headers.length_up_to(packet, usize::MAX),
+        0 => end_without_length(packet, next, start + HEADER, headers),
         payload => start + HEADER + usize::from(payload),
     };
     let end = forget(packet, end);
@@ -48,6 +54,38 @@ pub(super) fn parse(
         return Err(Malformed::BadTotalLength);
     }
     walk(packet, next, start + HEADER, end, headers)
+}
+
+#[inline(always)]
+pub(super) fn destination(packet: &(impl Packet + ?Sized), start: usize) -> Option<Address> {
+    let high: [u8; 8] = read(packet, start + DESTINATION)?;
+    let low: [u8; 8] = read(packet, start + DESTINATION + 8)?;
+    Some(Address::of_words([u64::from_be_bytes(high), u64::from_be_bytes(low)]))
+}
+
+/// Whether the packet at `start` is neighbour discovery as Linux takes it: directly behind the IPv6 header, and not from behind a router.
+#[inline(always)]
+pub(super) fn is_neighbour_discovery(packet: &(impl Packet + ?Sized), start: usize) -> bool {
+    let Some(bytes) = read::<{ HEADER + 2 }>(packet, start) else { return false };
+    let [_, _, _, _, _, _, next, hop_limit, ..] = bytes;
+    let [.., kind, _] = bytes;
+    next == ICMP && hop_limit == u8::MAX && matches!(kind, ROUTER_SOLICITATION..=REDIRECT)
+}
+
+/// Where a packet ends whose header gives no length.
+///
+/// Linux takes it from the frame in two cases. A hop-by-hop header may hold the length of a jumbogram (RFC 2675). Generic XDP gets
+/// super-packets of TCP past 64 KiB (BIG TCP), and kernels of 2026 put no hop-by-hop header into these.
+#[inline(always)]
+fn end_without_length(
+    packet: &(impl Packet + ?Sized),
+    next: u8,
+    payload: usize,
+    headers: &mut Headers,
+) -> usize {
+    let end = headers.length_up_to(packet, usize::MAX);
+    let is_super_packet = next == transport::TCP && end > payload + usize::from(u16::MAX);
+    if next == HOP_BY_HOP || is_super_packet { end } else { payload }
 }
 
 /// Walks the chain of extension headers from `next`, which begins at `offset`, to the transport header.
@@ -60,7 +98,9 @@ fn walk(
     headers: &mut Headers,
 ) -> Result<Kind, Malformed> {
     let mut fragment = 0;
-    for _ in 0..=MAX_EXTENSION_HEADERS {
+    let mut previous = next;
+    for walked in 0..=MAX_EXTENSION_HEADERS {
+        let current = next;
         let length = match next {
             HOP_BY_HOP | ROUTING | DESTINATION_OPTIONS | AUTHENTICATION => {
                 let [following, words] = read(packet, offset).ok_or(Malformed::Truncated)?;
@@ -73,6 +113,11 @@ fn walk(
                 length
             }
             FRAGMENT => {
+                // Where conntrack is in use, Linux reassembles first and then reads what follows a fragment header as a header of the
+                // kind of IPv6's first one. Only in these two places is that what follows.
+                if !(walked == 0 || walked == 1 && previous == HOP_BY_HOP) {
+                    return Err(Malformed::MisplacedFragmentHeader);
+                }
                 let [following, _, f0, f1] = read(packet, offset).ok_or(Malformed::Truncated)?;
                 let field = u16::from_be_bytes([f0, f1]);
                 if field & FRAGMENT_OFFSET != 0 {
@@ -92,6 +137,7 @@ fn walk(
         if offset > end {
             return Err(Malformed::BadExtensionHeader);
         }
+        previous = current;
     }
     Err(Malformed::TooManyExtensionHeaders)
 }

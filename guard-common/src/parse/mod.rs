@@ -55,8 +55,9 @@ pub struct Headers {
     pub sequence: u32,
     /// The flags of TCP.
     pub flags: TcpFlags,
-    /// Up to whole words: what is not made of these the compiler sets to zero byte by byte, in a loop.
-    padding: [u8; 2],
+    /// Where the IP header begins in the frame, once it was read. (Up to whole words: what is not made of these the compiler
+    /// sets to zero byte by byte, in a loop.)
+    network: u16,
     /// Bytes of the frame. Of one in several buffers, those of the first if nothing of an IP packet is behind it: what is there is padding,
     /// which Linux cuts off.
     pub length: u32,
@@ -65,6 +66,12 @@ pub struct Headers {
 const _: () = assert!(size_of::<Headers>() == 32);
 
 impl Headers {
+    /// Where the IP header begins in the frame.
+    #[inline(always)]
+    pub const fn network(&self) -> usize {
+        self.network as usize
+    }
+
     /// How long the frame is, as far as it matters for an IP packet that ends at `end`.
     #[inline(always)]
     fn length_up_to(&mut self, packet: &(impl Packet + ?Sized), end: usize) -> usize {
@@ -109,6 +116,8 @@ pub enum Malformed {
     TooManyExtensionHeaders,
     /// An IPv6 extension header that goes past the packet.
     BadExtensionHeader,
+    /// An IPv6 fragment header that follows neither the IPv6 header nor a hop-by-hop header directly behind that.
+    MisplacedFragmentHeader,
     /// A first fragment that ends before its ports, or a packet that ends within its TCP or UDP header.
     NoPorts,
 }
@@ -124,9 +133,23 @@ impl Malformed {
             Self::MappedSource => "an IPv4-mapped IPv6 source",
             Self::TooManyExtensionHeaders => "too many IPv6 extension headers",
             Self::BadExtensionHeader => "an IPv6 extension header goes past the packet",
+            Self::MisplacedFragmentHeader => "an IPv6 fragment header behind another extension header",
             Self::NoPorts => "the packet ends before its ports",
         }
     }
+}
+
+/// Where a packet of IP goes; none if its header was not read.
+#[inline(always)]
+pub fn destination(packet: &(impl Packet + ?Sized), headers: &Headers) -> Option<Address> {
+    let start = forget(packet, headers.network());
+    if headers.source.is_v4() { ipv4::destination(packet, start) } else { ipv6::destination(packet, start) }
+}
+
+/// Whether this is neighbour discovery (RFC 4861), which does for IPv6 what ARP does for IPv4, and comes from this link.
+#[inline(always)]
+pub fn is_neighbour_discovery(packet: &(impl Packet + ?Sized), headers: &Headers) -> bool {
+    headers.protocol == ipv6::ICMP && ipv6::is_neighbour_discovery(packet, forget(packet, headers.network()))
 }
 
 /// Parses a frame from its Ethernet header on.

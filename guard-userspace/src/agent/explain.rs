@@ -7,7 +7,7 @@ use guard_common::parse::Protocol;
 use serde::{Deserialize, Serialize};
 
 use crate::datapath::live::Live;
-use crate::datapath::publish::monotonic_now;
+use crate::datapath::publish::boot_now;
 use crate::datapath::{Error, Maps};
 use crate::explain::{self, Background, Explanation, Question};
 
@@ -50,7 +50,7 @@ pub fn explain(
         Some(port) => vec![(protocol, port)],
         None => maps.first_ports()?.into_values().collect(),
     };
-    let now = monotonic_now();
+    let now = boot_now();
     let ask = |(protocol, port)| {
         let question = Question { source: query.source, protocol, port };
         explain::explain(&question, &Live(maps), &names, background, now)

@@ -8,7 +8,7 @@ use std::fs;
 use guard_common::abi::End;
 
 use super::now;
-use crate::datapath::monotonic_now;
+use crate::datapath::boot_now;
 
 const NANOS: u64 = 1_000_000;
 /// Milliseconds by which two readings of the offset may differ: what the ledger gives back is not to end a second later for that.
@@ -26,8 +26,14 @@ pub struct Clock {
 impl Clock {
     pub fn now() -> Self {
         let boot = fs::read_to_string("/proc/sys/kernel/random/boot_id").unwrap_or_default();
-        let offset = now().cast_signed() - (monotonic_now() / NANOS).cast_signed();
-        Self { boot: boot.trim().into(), offset }
+        let offset = now().cast_signed() - (boot_now() / NANOS).cast_signed();
+        // Ledgers of older builds have an offset of CLOCK_MONOTONIC under the name alone. To them this is another boot, so what they say by the
+        // time of day stays.
+        let boot = match boot.trim() {
+            "" => String::new(),
+            boot => format!("{boot} boottime"),
+        };
+        Self { boot, offset }
     }
 
     pub fn is_same_boot(&self, other: &Self) -> bool {
@@ -100,7 +106,7 @@ mod tests {
 
     #[test]
     fn now_is_now() {
-        let (day, kernel) = (now(), monotonic_now());
+        let (day, kernel) = (now(), boot_now());
         let clock = Clock::now();
         assert!(!clock.boot.is_empty());
         assert!(clock.to_kernel(day).nanoseconds().abs_diff(kernel) <= 1_000_000_000);

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 use super::register::ends;
 use super::{Clock, Register, RegisterError, notes};
-use crate::datapath::{Maps, monotonic_now};
+use crate::datapath::{Maps, boot_now};
 use crate::ledger::Change;
 
 /// Very many blocks are compared as a whole this often.
@@ -70,7 +70,7 @@ impl Register {
         }
         let (sample, next) = self.record.some_ends(clock, &self.care.sampled, SAMPLE)?;
         self.care.sampled = next;
-        let at = monotonic_now();
+        let at = boot_now();
         let live = sample
             .into_iter()
             .filter(|(.., until)| until.is_none_or(|until| clock.to_kernel(until).is_after(|| at)));

@@ -18,7 +18,7 @@ use super::{Block, BlockCounts, Clock, End, Origin, Scope, notes};
 use crate::autoblock::{
     self, Automatic, Decision, Exemption, InForce, Kind, Memory, Offence, Pardons, Rules,
 };
-use crate::datapath::{Error, Maps, monotonic_now};
+use crate::datapath::{Error, Maps, boot_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
 use crate::limited;
 
@@ -128,7 +128,7 @@ impl Register {
         offence: &Offence,
     ) -> Result<(Decision, Option<Blocked>), Error> {
         let clock = Clock::now();
-        let at = monotonic_now();
+        let at = boot_now();
         let time = (at / 1_000_000).cast_signed();
         let ends = self.told.ends(maps, &offence.source)?;
         let left = |until: abi::End| {
@@ -175,7 +175,7 @@ impl Register {
             return Err(RegisterError::NotBlocked { net: *net, around: self.told.around(net) });
         }
         let unblocked = ended.len();
-        let offenders = self.memory.let_in(&ended, (monotonic_now() / 1_000_000).cast_signed());
+        let offenders = self.memory.let_in(&ended, (boot_now() / 1_000_000).cast_signed());
         self.pardons.grant(offenders.keys());
         let events = notes::unblocked(ended.iter().copied().collect(), by).into_iter().collect();
         let not_recorded = self.write(Change { removed: ended, events, offenders, ..Change::new(clock) });
@@ -193,7 +193,7 @@ impl Register {
         if !self.record.is_reconciled {
             self.reconcile(maps, &clock)??;
         }
-        let at = monotonic_now();
+        let at = boot_now();
         let ended = self.record.ended(&clock, at)?;
         if !ended.is_empty() {
             self.told.sweep(maps, ended.iter().map(|block| &block.net))?;
@@ -209,7 +209,7 @@ impl Register {
     /// # Errors
     /// When the kernel's tables cannot be read.
     pub fn list(&mut self, maps: &Maps) -> Result<Vec<(Block, u64)>, RegisterError> {
-        let (clock, at) = (Clock::now(), monotonic_now());
+        let (clock, at) = (Clock::now(), boot_now());
         let entries: HashMap<IpNet, abi::Block> = maps.blocks()?.into_iter().collect();
         let blocks = self.record.blocks(&clock).unwrap_or_else(|error| {
             limited::warn(limited::Kind::NotListed, || {
@@ -240,7 +240,7 @@ impl Register {
     /// # Errors
     /// When the kernel's tables cannot be read.
     pub fn around(&mut self, maps: &Maps, address: IpAddr) -> Result<Vec<(Block, u64)>, RegisterError> {
-        let (clock, at) = (Clock::now(), monotonic_now());
+        let (clock, at) = (Clock::now(), boot_now());
         let known = self.record.around(address, &clock).unwrap_or_else(|error| {
             limited::warn(limited::Kind::NotListed, || {
                 format!("the blocks around {address} are not known: {error}")
@@ -280,7 +280,7 @@ impl Register {
 
     /// How much is blocked. A source that is blocked by hand and automatically counts as the latter.
     pub fn counts(&self) -> BlockCounts {
-        let auto = self.memory.in_force((monotonic_now() / 1_000_000).cast_signed()) as u64;
+        let auto = self.memory.in_force((boot_now() / 1_000_000).cast_signed()) as u64;
         BlockCounts { auto, manual: (self.told.len() as u64).saturating_sub(auto), ..self.added }
     }
 
@@ -291,7 +291,7 @@ impl Register {
         maps: &mut Maps,
         clock: &Clock,
     ) -> Result<Result<(), LedgerError>, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let caught_up = self.record.catch_up(clock);
         let read = self.record.ends(clock).and_then(|ends| Ok((ends, self.record.offenders(clock)?)));
         let read = read.map(|(ends, offenders)| {

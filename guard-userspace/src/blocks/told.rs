@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::drift::Digest;
 use super::nested::{Ends, Nested};
-use crate::datapath::{Error, Maps, monotonic_now};
+use crate::datapath::{Error, Maps, boot_now};
 
 /// Addresses are looked up in the kernel; only prefixes, which depend on each other, are held in memory.
 #[derive(Debug, Default)]
@@ -46,7 +46,7 @@ impl Told {
         mut wanted: HashMap<IpNet, Ends>,
         settled: &HashSet<IpNet>,
     ) -> Result<Begun, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let present: Entries = maps.blocks()?.into_iter().collect();
         let mut told = Self::default();
         let prefixes = |wanted: &HashMap<IpNet, Ends>| -> BTreeMap<IpNet, Ends> {
@@ -91,7 +91,7 @@ impl Told {
 
     /// Blocks, all or nothing; what is blocked already stays so for the longer of the two times. Returns how many were not.
     pub(super) fn block(&mut self, maps: &mut Maps, wanted: &HashMap<IpNet, Ends>) -> Result<usize, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let present = self.present(maps, wanted.keys())?;
         let mut added = 0;
         let (mut addresses, mut prefixes) = (Changes::new(), BTreeMap::new());
@@ -114,7 +114,7 @@ impl Told {
         maps: &mut Maps,
         nets: impl IntoIterator<Item = &'a IpNet>,
     ) -> Result<HashSet<IpNet>, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
         let present = self.present(maps, nets.iter())?;
         let live = nets.iter().filter(|net| self.known(net, &present).services.is_after(|| at));
@@ -129,7 +129,7 @@ impl Told {
         maps: &mut Maps,
         nets: impl IntoIterator<Item = &'a IpNet>,
     ) -> Result<HashSet<IpNet>, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
         let present = self.present(maps, nets.iter())?;
         let is_past = |net: &IpNet| !self.known(net, &present).services.is_after(|| at);
@@ -265,7 +265,7 @@ impl Told {
 
     /// Which of these networks the kernel does not have until then, or longer.
     pub(super) fn missing(&self, maps: &Maps, wanted: &HashMap<IpNet, Ends>) -> Result<Vec<IpNet>, Error> {
-        let at = monotonic_now();
+        let at = boot_now();
         let mut missing = Vec::new();
         for (net, ends) in wanted.iter().filter(|(net, _)| is_address(net)) {
             let present = maps.block(net)?.as_ref().map(of_entry).unwrap_or_default();

@@ -156,6 +156,7 @@ impl CommandLine {
             mode: if monitor { ServiceMode::Monitor } else { ServiceMode::Enforce },
             allow,
             deny: Vec::new(),
+            destinations: Vec::new(),
             limits: None,
             sources: Vec::new(),
         })

@@ -60,6 +60,8 @@ pub struct Service {
     pub mode: ServiceMode,
     pub allow: Vec<Prefix>,
     pub deny: Vec<Prefix>,
+    /// Only packets to these addresses are for the service; empty: those to any.
+    pub destinations: Vec<Prefix>,
     /// Name of the limits of a source that no entry of `sources` names.
     pub limits: Option<String>,
     pub sources: Vec<SourceLimits>,

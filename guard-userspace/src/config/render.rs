@@ -56,6 +56,7 @@ fn write_service(out: &mut Writer, service: &Service) {
     out.text("mode", service.mode.name());
     out.prefixes("allow", &service.allow);
     out.prefixes("deny", &service.deny);
+    out.prefixes("destinations", &service.destinations);
     if let Some(limits) = &service.limits {
         out.text("limits", limits);
     }

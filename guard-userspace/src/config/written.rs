@@ -29,6 +29,7 @@ pub(super) struct WrittenService {
     pub(super) mode: ServiceMode,
     pub(super) allow: Vec<Spanned<IpNet>>,
     pub(super) deny: Vec<Spanned<IpNet>>,
+    pub(super) destinations: Vec<Spanned<IpNet>>,
     pub(super) limits: Option<Spanned<String>>,
     pub(super) sources: Vec<WrittenSource>,
 }
@@ -57,6 +58,7 @@ impl Written {
             mode: written.mode,
             allow: prefixes(written.allow),
             deny: prefixes(written.deny),
+            destinations: prefixes(written.destinations),
             limits: written.limits.map(Spanned::into_inner),
             sources: written
                 .sources

@@ -9,7 +9,7 @@ use guard_common::{Address, Tables, track};
 use ipnet::IpNet;
 
 use super::live::Live;
-use super::{Datapath, Error, Maps, bpf, monotonic_now};
+use super::{Datapath, Error, Maps, boot_now, bpf};
 
 const FLOWS: &str = "FLOWS";
 const COUNTS: &str = "CONNECTIONS";
@@ -58,7 +58,7 @@ impl Maps {
     /// How many connections a client may have at a service; 0: as many as it likes.
     pub fn most_connections(&self, service: ServiceId, client: Address) -> u64 {
         let live = Live(self);
-        track::most(&live, live.epoch().live(monotonic_now), service, client)
+        track::most(&live, live.epoch().live(boot_now), service, client)
     }
 
     /// Says how many connections sources have open, over what was said of them before: for tests of the limit alone.
@@ -95,7 +95,7 @@ impl Maps {
 
     /// What a connection of `client` to `port` (as the client asked for it) is counted under; none if the port is not guarded.
     pub fn source_of(&self, client: IpAddr, port: u16) -> Option<SourceKey> {
-        track::source(&Live(self), client.into(), port, monotonic_now)
+        track::source(&Live(self), client.into(), port, boot_now)
     }
 
     /// The prefix that a source is.

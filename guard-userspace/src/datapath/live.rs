@@ -77,6 +77,19 @@ impl Tables for Live<'_> {
         self.entry("SERVICES", slot.index() * ServiceId::COUNT + u32::from(id.get()))
     }
 
+    fn is_destination(&self, slot: Slot, id: ServiceId, address: Address) -> bool {
+        match address.family() {
+            Family::V4(bytes) => {
+                let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::of_destination(id, bytes));
+                self.rules("RULES_V4", slot, &key).is_some()
+            }
+            Family::V6(bytes) => {
+                let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::of_destination(id, bytes));
+                self.rules("RULES_V6", slot, &key).is_some()
+            }
+        }
+    }
+
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {
         match source.family() {
             Family::V4(bytes) => {

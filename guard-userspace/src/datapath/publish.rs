@@ -6,6 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::hash::Hash;
+use std::net::IpAddr;
 use std::os::fd::AsFd;
 use std::time::Duration;
 
@@ -13,8 +14,8 @@ use aya::maps::lpm_trie::Key;
 use aya::maps::of_maps::ArrayOfMaps;
 use aya::maps::{LpmTrie, Map, MapData};
 use guard_common::abi::{
-    self, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId, ServiceName,
-    port_word,
+    self, Class, LimitsId, PORT_WORDS, PortWord, Rule, RuleKeyV4, RuleKeyV6, SERVICE_BITS, ServiceId,
+    ServiceName, port_word,
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
@@ -22,6 +23,9 @@ use nix::time::{ClockId, clock_gettime};
 
 use super::{Error, Maps, bpf, trie};
 use crate::plan::Plan;
+
+/// Destinations have a place in the tries of the rules; only that they are there says something.
+const DESTINATION: Rule = Rule::new(Class::Allow, LimitsId::NONE);
 
 const SERVICE_NAMES: &str = "SERVICE_NAMES";
 
@@ -55,7 +59,7 @@ impl Maps {
     pub fn publish_for(&mut self, plan: &Plan, time: Duration) -> Result<u64, Error> {
         let (slot, generation) = self.prepare(plan)?;
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        self.store(Epoch::until(slot, monotonic_now().saturating_add(time)))?;
+        self.store(Epoch::until(slot, boot_now().saturating_add(time)))?;
         Ok(generation)
     }
 
@@ -100,7 +104,7 @@ impl Maps {
     /// When the maps cannot be read.
     pub fn live(&self) -> Result<Live, Error> {
         let epoch = Epoch::from_word(self.state()?.epoch);
-        let now = monotonic_now();
+        let now = boot_now();
         let slot = epoch.live(|| now);
         let policy = self.array::<abi::Policy>("POLICIES")?.get(&slot.index(), 0)?;
         let left = epoch.deadline().and_then(|deadline| deadline.checked_sub(now)).filter(|left| *left > 0);
@@ -166,16 +170,31 @@ impl Maps {
     }
 
     fn write_rules(&mut self, plan: &Plan, slot: Slot) -> Result<(), Error> {
+        let bits = |length: u8| SERVICE_BITS + u32::from(length);
         let v4 = plan.rules_v4.iter().map(|planned| {
             let key = RuleKeyV4::new(planned.service, planned.net.addr().octets());
-            (Key::new(SERVICE_BITS + u32::from(planned.net.prefix_len()), key), planned.rule)
+            (Key::new(bits(planned.net.prefix_len()), key), planned.rule)
         });
-        self.write_trie("RULES_V4", slot, v4.unzip())?;
         let v6 = plan.rules_v6.iter().map(|planned| {
             let key = RuleKeyV6::new(planned.service, planned.net.addr().octets());
-            (Key::new(SERVICE_BITS + u32::from(planned.net.prefix_len()), key), planned.rule)
+            (Key::new(bits(planned.net.prefix_len()), key), planned.rule)
         });
-        self.write_trie("RULES_V6", slot, v6.unzip())
+        let (mut destinations_v4, mut destinations_v6) = (Vec::new(), Vec::new());
+        for (service, net) in &plan.destinations {
+            let length = bits(net.prefix_len());
+            match net.addr() {
+                IpAddr::V4(address) => {
+                    let key = RuleKeyV4::of_destination(*service, address.octets());
+                    destinations_v4.push((Key::new(length, key), DESTINATION));
+                }
+                IpAddr::V6(address) => {
+                    let key = RuleKeyV6::of_destination(*service, address.octets());
+                    destinations_v6.push((Key::new(length, key), DESTINATION));
+                }
+            }
+        }
+        self.write_trie("RULES_V4", slot, v4.chain(destinations_v4).unzip())?;
+        self.write_trie("RULES_V6", slot, v6.chain(destinations_v6).unzip())
     }
 
     /// Fills a new trie and puts it into the slot.
@@ -230,9 +249,19 @@ impl Maps {
     }
 }
 
-/// The clock of the program: nanoseconds of CLOCK_MONOTONIC.
-pub fn monotonic_now() -> u64 {
-    let now = clock_gettime(ClockId::CLOCK_MONOTONIC).map(Duration::from);
-    // The clock exists on every Linux.
+/// The clock of the program: nanoseconds of CLOCK_BOOTTIME, which goes on while the machine is suspended.
+pub fn boot_now() -> u64 {
+    nanoseconds_of(ClockId::CLOCK_BOOTTIME)
+}
+
+/// How long the machine was suspended since its boot: what the clock of sets of maps before version 6 is behind.
+pub(super) fn suspended() -> u64 {
+    let monotonic = nanoseconds_of(ClockId::CLOCK_MONOTONIC);
+    boot_now().saturating_sub(monotonic)
+}
+
+fn nanoseconds_of(clock: ClockId) -> u64 {
+    let now = clock_gettime(clock).map(Duration::from);
+    // Both clocks exist on every Linux that guard runs on.
     now.map_or(0, |now| u64::try_from(now.as_nanos()).unwrap_or(u64::MAX))
 }

@@ -13,6 +13,7 @@ use guard_common::verdict::COUNTERS;
 
 use super::maps::Maps;
 use super::pins::MapSet;
+use super::publish::suspended;
 use super::{Datapath, Error, bpf};
 
 /// Versions of the layout whose service names and counters are those of this build, and whose blocks it can read. From any other nothing is
@@ -20,6 +21,8 @@ use super::{Datapath, Error, bpf};
 const SAME_LAYOUT: RangeInclusive<u32> = 1..=abi::VERSION;
 /// Versions whose meters are. Those of others are forgotten, in favour of the sources.
 const SAME_METERS: RangeInclusive<u32> = 4..=abi::VERSION;
+/// From this version on, times are by the boot clock. Before, they were by one that stands still while the machine is suspended.
+const BOOT_CLOCK: u32 = 6;
 
 /// What a new set has taken over.
 #[derive(Clone, Debug, PartialEq, Eq)]
@@ -40,7 +43,11 @@ pub(super) fn succeed(from: &MapSet, why: String, to: &mut Maps) -> Result<Succe
         return Ok(succession);
     }
     let old = Maps::open_set(from)?;
-    if let Some(blocks) = present(old.blocks_of_any_build())? {
+    if let Some(mut blocks) = present(old.blocks_of_any_build())? {
+        if from.version() < BOOT_CLOCK {
+            let later = suspended();
+            blocks.iter_mut().for_each(|(_, block)| *block = block.later(later));
+        }
         to.write_blocks(&blocks)?;
         to.set_host_blocks(blocks.iter().filter(|(_, block)| block.host_until != End::NONE).count() as u64)?;
         succession.blocks = blocks.len();

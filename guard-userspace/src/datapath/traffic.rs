@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use guard_common::abi::{SourceKey, Traffic};
 
-use super::{Error, Maps, bpf, monotonic_now};
+use super::{Error, Maps, boot_now, bpf};
 
 const UNTIL: &str = "TRAFFIC_UNTIL";
 const TRAFFIC: &str = "TRAFFIC";
@@ -16,7 +16,7 @@ impl Maps {
     /// When the map cannot be written.
     pub fn count_traffic(&self, time: Duration) -> Result<(), Error> {
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
-        let until = monotonic_now().saturating_add(time);
+        let until = boot_now().saturating_add(time);
         bpf::update(self.descriptor(UNTIL)?, &0_u32, &until)
             .map_err(|source| Error::Table { table: UNTIL, source })
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, UNIX_EPOCH};
 
 use guard_common::Tables;
 use guard_common::abi::{Class, End, Limits, LimitsId, Rule, ServiceId, SourceKey};
-use guard_common::gcra::{Rate, Word};
+use guard_common::gcra::Word;
 use guard_common::observe::{Limit, Step};
 use guard_common::parse::{Kind, Protocol};
 
@@ -42,6 +42,7 @@ impl<T: Tables> Told<'_, T> {
                 Step::Parsed(Ok(_), _) => ("packet", "has no ports".to_owned()),
                 Step::Parsed(Err(malformed), _) => ("packet", format!("is malformed: {}", malformed.name())),
                 Step::Service(id) => ("service", self.service(*id)),
+                Step::Elsewhere(_) => ("destination", "is none of the service's `destinations`".to_owned()),
                 Step::Rule(rule) => ("rule", self.rule(*rule)),
                 Step::Block { exact, until } => ("block", self.block(*exact, *until)),
                 Step::Limits(of_source, key) => {
@@ -154,7 +155,7 @@ impl<T: Tables> Told<'_, T> {
             within,
             most: rate.left(0, self.now),
             left: rate.left(arrival, self.now),
-            full_again_seconds: Duration::from_nanos(Rate::full_after(arrival, self.now)).as_secs_f64(),
+            full_again_seconds: Duration::from_nanos(rate.full_after(arrival, self.now)).as_secs_f64(),
         })
     }
 }

@@ -9,7 +9,7 @@ use rusqlite::{Connection, OptionalExtension, params};
 
 use super::LedgerError;
 use crate::blocks::{Clock, now};
-use crate::datapath::monotonic_now;
+use crate::datapath::boot_now;
 
 /// A time of day that is off by less is left alone: a clock that is only slowed or hastened is no reason to write all blocks anew.
 const SLACK: u64 = 1_000;
@@ -131,5 +131,5 @@ fn shorten_future(connection: &Connection) -> Result<(), LedgerError> {
 
 /// The time by a clock, at this moment.
 fn time(clock: &Clock) -> u64 {
-    clock.to_day(monotonic_now())
+    clock.to_day(boot_now())
 }

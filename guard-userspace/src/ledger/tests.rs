@@ -228,11 +228,11 @@ fn kernel_end(ledger: &Ledger, clock: &Clock) -> u64 {
 #[test]
 fn a_clock_that_is_off_after_a_boot_loses_no_block_and_adds_none() {
     const SECOND: u64 = 1_001;
-    let uptime = crate::datapath::monotonic_now() / 1_000_000;
+    let uptime = crate::datapath::boot_now() / 1_000_000;
     for off in [3 * HOUR.cast_signed(), -3 * HOUR.cast_signed(), 20 * 365 * 24 * HOUR.cast_signed()] {
         let place = Place::new();
         let before = clock("a", NOON);
-        let seen = before.to_day(crate::datapath::monotonic_now());
+        let seen = before.to_day(crate::datapath::boot_now());
         place
             .open()
             .write(&putting(&before, &[block("10.0.0.1/32", seen - HOUR, Some(seen + HOUR))]))
@@ -252,7 +252,7 @@ fn a_clock_that_is_off_after_a_boot_loses_no_block_and_adds_none() {
             );
         }
         // Made meanwhile: it ends by the kernel's clock.
-        let made = wrong.to_day(crate::datapath::monotonic_now());
+        let made = wrong.to_day(crate::datapath::boot_now());
         place.open_early().write(&putting(&wrong, &[block("10.0.0.2/32", made, Some(made + HOUR))])).unwrap();
         assert!(place.open().is_off(&right).unwrap(), "now it is synchronized");
         place.open().write(&Change::new(right.clone())).unwrap();
@@ -272,12 +272,12 @@ fn a_clock_that_is_off_after_a_boot_loses_no_block_and_adds_none() {
 fn a_block_that_is_made_longer_while_the_clock_is_in_doubt_ends_by_the_kernels_clock() {
     let place = Place::new();
     let before = clock("a", NOON);
-    let seen = before.to_day(crate::datapath::monotonic_now());
+    let seen = before.to_day(crate::datapath::boot_now());
     place.open().write(&putting(&before, &[block("10.0.0.1/32", seen - HOUR, Some(seen + HOUR))])).unwrap();
     let right = clock("b", seen + 24 * HOUR);
     let wrong = clock("b", seen);
     place.open_early().write(&Change::new(wrong.clone())).unwrap();
-    let made = wrong.to_day(crate::datapath::monotonic_now());
+    let made = wrong.to_day(crate::datapath::boot_now());
     place.open_early().write(&putting(&wrong, &[block("10.0.0.1/32", made, Some(made + 2 * HOUR))])).unwrap();
     let in_doubt = kernel_end(&place.open_early(), &wrong);
     place.open().write(&Change::new(right.clone())).unwrap();

@@ -106,7 +106,11 @@ fn add_service(
     };
     let monitors = service.mode == config::ServiceMode::Monitor;
     plan.enforces |= !monitors;
-    let entry = abi::Service::new(monitors, policy.source.ipv4_prefix, policy.source.ipv6_prefix);
+    let mut entry = abi::Service::new(monitors, policy.source.ipv4_prefix, policy.source.ipv6_prefix);
+    if !service.destinations.is_empty() {
+        entry = entry.with_destinations();
+        plan.destinations.extend(service.destinations.iter().map(|prefix| (id, prefix.net)));
+    }
     plan.services.push(PlannedService { id, name: service.name.clone(), entry });
     for protocol in &service.protocols {
         let protocol = match protocol {

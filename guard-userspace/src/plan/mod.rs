@@ -6,7 +6,7 @@ mod rules;
 use guard_common::abi::{self, LimitsId, PORT_WORDS, PortWord, Rule, ServiceId, Thresholds, port_word};
 use guard_common::epoch::Slot;
 use guard_common::parse::Protocol;
-use ipnet::{Ipv4Net, Ipv6Net};
+use ipnet::{IpNet, Ipv4Net, Ipv6Net};
 
 pub use compile::{CompileError, compile};
 
@@ -20,6 +20,8 @@ pub struct Plan {
     pub limits: Vec<abi::Limits>,
     pub rules_v4: Vec<PlannedRule<Ipv4Net>>,
     pub rules_v6: Vec<PlannedRule<Ipv6Net>>,
+    /// The addresses that services are reached at, of those that name some.
+    pub destinations: Vec<(ServiceId, IpNet)>,
     /// Whether any service enforces its policy.
     pub enforces: bool,
     /// From what on the agent is told of a source.
@@ -49,6 +51,7 @@ impl Plan {
             limits: vec![abi::Limits::default()],
             rules_v4: Vec::new(),
             rules_v6: Vec::new(),
+            destinations: Vec::new(),
             enforces: false,
             thresholds: Thresholds::default(),
         }

@@ -7,7 +7,8 @@ use std::net::IpAddr;
 use guard_common::abi::{Class, Meter, SourceKey};
 use guard_common::observe::{Observer, Step};
 use guard_common::parse::{Headers, Kind, Malformed};
-use guard_common::{Packet, Verdict};
+use guard_common::{Address, Packet, Verdict};
+use guard_userspace::blocks::nested::Ends;
 use guard_userspace::memory::Memory;
 
 use crate::world::World;
@@ -57,6 +58,19 @@ impl<'a> Moment<'a> {
         move |packet| judge(&mut memory, packet, &self.meters, self.now)
     }
 
+    /// Where the frame is from, where guard can read it.
+    pub fn source(&self) -> Option<IpAddr> {
+        let source = self.seen.headers.source;
+        (source != Address::default()).then(|| source.into())
+    }
+
+    /// Whether the source is one that a block of the whole host names. The trusted pass all the same, and neighbour discovery.
+    pub fn is_host_blocked(&self) -> bool {
+        let holds = |ends: &Ends| ends.host.is_after(|| self.now);
+        let mut blocks = self.world.blocks.iter();
+        self.source().is_some_and(|source| blocks.any(|(net, ends)| net.contains(&source) && holds(ends)))
+    }
+
     /// The number of the service that the frame is for and the source that it is from, where guard knows both.
     pub fn guarded(&self) -> Option<(usize, IpAddr)> {
         let id = self.seen.verdict.service;
@@ -103,6 +117,7 @@ impl Observer for Steps {
             Step::Rule(rule) => self.class = rule.map(|rule| rule.class()),
             Step::Policy(_)
             | Step::Service(_)
+            | Step::Elsewhere(_)
             | Step::Block { .. }
             | Step::Limits(..)
             | Step::Source { .. }

@@ -241,6 +241,62 @@ proptest! {
         prop_assert_eq!(offer(burst + 10, start + idle), burst);
     }
 
+    /// Whatever the limits before were and however much of them was used: from a change on, a source that always offers gets the new rate and
+    /// burst, no more, and no less than the rate from the first packet on.
+    #[test]
+    fn a_change_of_the_limit_binds_at_once_and_holds_nothing_against_the_source(
+        changes in prop::collection::vec((events_per_second(), prop_oneof![1u64..4, 1u64..300]), 2..6),
+        start in start(),
+        wait in 0..SECOND,
+    ) {
+        let word = Plain::default();
+        let mut now = start;
+        for (rate, burst) in changes {
+            let limit = Rate::of_events(rate, burst).unwrap();
+            let begin = now;
+            // What the change itself may cost: a packet to see it, and what CPUs may differ by.
+            let mut load = Vec::new();
+            for _ in 0..burst + 50 {
+                load.push((now, 1, limit.admit(&word, now, 1)));
+            }
+            let step = TICKS_PER_SECOND.div_ceil(rate).div_ceil(1 << TICK_BITS);
+            for _ in 0..100 {
+                now += step;
+                load.push((now, 1, limit.admit(&word, now, 1)));
+            }
+            never_more(&load, rate, burst, 0);
+            let admitted = load.iter().filter(|(_, _, admitted)| *admitted).count() as u64;
+            let free = (DIFFERENCE >> TICK_BITS).div_ceil(step).min(100);
+            prop_assert!(admitted + free + 1 >= 100, "{admitted} of 100 in {} ns, {rate}/s", now - begin);
+            now += wait;
+        }
+    }
+
+    /// The same for bytes.
+    #[test]
+    fn a_change_of_a_limit_of_bytes_binds_at_once(
+        (before, burst_before) in bytes_per_second(),
+        (rate, burst) in bytes_per_second(),
+        start in start(),
+    ) {
+        const SIZE: u64 = 1500;
+        let word = Plain::default();
+        let used = Rate::of_bytes(before, burst_before).unwrap();
+        while used.admit(&word, start, SIZE) {}
+        let limit = Rate::of_bytes(rate, burst).unwrap();
+        let mut offered = Vec::new();
+        let step = (SIZE * SECOND).div_ceil(rate) + 1;
+        let offers = (burst / SIZE).min(100) + 100;
+        for number in 0..offers {
+            let now = start + number * step;
+            offered.push((now, SIZE, limit.admit(&word, now, SIZE)));
+        }
+        never_more(&offered, rate, burst, 1);
+        let admitted = offered.iter().filter(|(_, _, admitted)| *admitted).count() as u64;
+        let free = (DIFFERENCE >> TICK_BITS).div_ceil(step);
+        prop_assert!(admitted + free + 2 >= offers, "{admitted} of {offers}, {rate} bytes/s");
+    }
+
     /// Only differences of time count: a wrap of the clock at any point of a load changes nothing.
     #[test]
     fn a_load_conforms_alike_before_and_across_a_wrap(

@@ -16,8 +16,8 @@ use tracing::warn;
 use super::{Engine, lock, top};
 use crate::blocks;
 use crate::config::ServiceMode;
+use crate::datapath::boot_now;
 use crate::datapath::live::Live;
-use crate::datapath::monotonic_now;
 use crate::explain::Background;
 use crate::recommend::{
     Known, Look, ObserveRequest, Proposal, RecommendQuery, Sampler, Seen, names, propose,
@@ -138,7 +138,7 @@ impl Engine {
         let open: HashMap<SourceKey, u64> = self.maps.connections()?.into_iter().collect();
         let reads_rules = self.maps.check_rules_can_be_read().is_ok();
         let who = |key: &SourceKey| self.known(key, &names, reads_rules);
-        let (live, boot) = (Live(&self.maps), monotonic_now());
+        let (live, boot) = (Live(&self.maps), boot_now());
         let is_blocked = |key: &SourceKey| top::is_blocked(&live, key.address(), boot);
         if observer.generation != generation {
             observer.generation = generation;
@@ -161,7 +161,7 @@ impl Engine {
         let service = names.get(&key.service()).cloned().unwrap_or_default();
         let counts = if reads_rules {
             let live = Live(&self.maps);
-            let rule = live.rule(live.epoch().live(monotonic_now), key.service(), key.address());
+            let rule = live.rule(live.epoch().live(boot_now), key.service(), key.address());
             rule.is_some_and(|rule| rule.class() == Class::Allow)
         } else {
             // Slower, with very many prefixes.

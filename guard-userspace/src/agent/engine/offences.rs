@@ -15,7 +15,7 @@ use crate::agent::problems::Topic;
 use crate::autoblock::{Automatic, Decision, Kind, Offence, Rules};
 use crate::blocks::{self, Protected};
 use crate::config::{Policy, Service, ServiceMode};
-use crate::datapath::monotonic_now;
+use crate::datapath::boot_now;
 use crate::drops::Dropped;
 use crate::ledger::Action;
 use crate::limited;
@@ -30,7 +30,7 @@ impl Engine {
     /// Keeps drops that the kernel has sampled, for `guard events`.
     pub fn take_samples(&self, samples: &[Sample]) {
         let services = self.services_by_id();
-        let (day, now) = (blocks::now(), monotonic_now());
+        let (day, now) = (blocks::now(), boot_now());
         let at = |sample: &Sample| day.saturating_sub(now.saturating_sub(sample.at) / 1_000_000);
         let dropped = samples.iter().filter_map(|sample| Dropped::of_sample(sample, at(sample), &services));
         lock(&self.drops).add(dropped);
@@ -40,7 +40,7 @@ impl Engine {
     pub fn take_offences(&self, offences: &[abi::Offence]) {
         let services = self.services_by_id();
         let policy = Arc::clone(self.policies().live());
-        let now = monotonic_now();
+        let now = boot_now();
         // What nobody has read for long was before this agent, or before the policy that it would be held against.
         let recent = offences.iter().filter(|offence| now.saturating_sub(offence.at) < OLDEST);
         // One source may have been reported many times over since the last look.
@@ -82,7 +82,7 @@ impl Engine {
         if !enabled || threshold == 0 {
             return;
         }
-        let now = monotonic_now();
+        let now = boot_now();
         let over = open.iter().filter(|(_, count)| *count > threshold);
         let offence =
             |(source, count): &_| abi::Offence::new(OffenceKind::Connections, *source, *count, now, now);

@@ -13,8 +13,8 @@ use guard_common::{Address, Tables};
 use super::{Engine, lock};
 use crate::agent::CounterStatus;
 use crate::agent::top::{CounterRate, Sort, SourceRate, Top, TopQuery};
+use crate::datapath::boot_now;
 use crate::datapath::live::Live;
-use crate::datapath::monotonic_now;
 
 /// The kernel counts for so long after somebody has asked.
 const LEASE: Duration = Duration::from_secs(10);
@@ -88,7 +88,7 @@ impl Engine {
         });
         rates.truncate(query.count.min(TopQuery::MOST));
         let live = Live(&self.maps);
-        let now = monotonic_now();
+        let now = boot_now();
         let sources = rates.into_iter().map(|(key, rate)| SourceRate {
             source: self.maps.source_net(&key),
             service: services.get(&key.service()).cloned().unwrap_or_default(),
@@ -101,8 +101,8 @@ impl Engine {
 
     /// Of the limit that has least left.
     fn limit_used(&self, key: &SourceKey, open: u64) -> Option<f64> {
-        let (live, now) = (Live(&self.maps), monotonic_now());
-        let slot = live.epoch().live(monotonic_now);
+        let (live, now) = (Live(&self.maps), boot_now());
+        let slot = live.epoch().live(boot_now);
         let rule = live.rule(slot, key.service(), key.address())?;
         let limits = *live.limits(slot, rule.limits())?.borrow();
         let meter = live.meter(key)?;

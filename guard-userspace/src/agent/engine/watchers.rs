@@ -17,7 +17,7 @@ use tracing::info;
 use super::{Engine, lock};
 use crate::blocks;
 use crate::capture::{CaptureQuery, CapturedPacket, Line, Missed, mapped, named, reasons};
-use crate::datapath::{KernelLog, monotonic_now};
+use crate::datapath::{KernelLog, boot_now};
 use crate::drops::Dropped;
 use crate::limited::{self, Kind};
 
@@ -100,7 +100,7 @@ impl Watchers {
     /// What the kernel is told.
     fn watch(&self) -> Watch {
         let wanted = self.captures.iter().map(|capture| capture.wanted).reduce(Wanted::or);
-        let until = monotonic_now().saturating_add(u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX));
+        let until = boot_now().saturating_add(u64::try_from(LEASE.as_nanos()).unwrap_or(u64::MAX));
         Watch::new(until, wanted, self.logs())
     }
 }
@@ -185,7 +185,7 @@ impl Engine {
     /// Hands on what the kernel shows.
     pub fn take_captures(&self, batch: &[Captured]) {
         let services = self.services_by_id();
-        let (day, now) = (nanoseconds_since_epoch(), monotonic_now());
+        let (day, now) = (nanoseconds_since_epoch(), boot_now());
         let not_shown = self.maps.not_shown().unwrap_or_default();
         let mut names = BTreeMap::new();
         let mut watchers = lock(&self.watchers);

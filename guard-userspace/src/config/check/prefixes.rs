@@ -32,6 +32,7 @@ pub(super) fn check(findings: &mut Findings<'_>, service: &WrittenService, trust
     check_sources(findings, &mut limited, &service.sources, &lists, trusted);
     limited.finish(findings, service);
     warn_of_unlimited(findings, service);
+    check_destinations(findings, service);
 }
 
 fn check_allow(
@@ -152,6 +153,38 @@ fn warn_of_unlimited(findings: &mut Findings<'_>, service: &WrittenService) {
         let fault = Fault::new(format!("{} lets everyone in, without limits", service.label()));
         findings.warn(&everyone.span(), fault.help("add limits = \"client\" and a table [limits.client]"));
     }
+}
+
+/// Destinations that are named twice, and the family that none is named of: the port is open there to everyone.
+fn check_destinations(findings: &mut Findings<'_>, service: &WrittenService) {
+    let named = Tree::new(service.destinations.iter().map(|net| (*net.get_ref(), net.span())));
+    let mut limited = Limited::default();
+    for (node, around) in named.iter() {
+        let Some(around) = around else { continue };
+        let place = findings.place(&around.value);
+        let fault = Fault::about(
+            node.net.to_string(),
+            format!("is a destination already, within {} ({place})", around.net),
+        );
+        limited.warn(findings, &node.value, fault.help("one of the two is enough"));
+    }
+    limited.finish(findings, service);
+    let Some(first) = service.destinations.first() else { return };
+    let all_v4 = service.destinations.iter().all(|net| net.get_ref().addr().is_ipv4());
+    let all_v6 = service.destinations.iter().all(|net| net.get_ref().addr().is_ipv6());
+    let (family, example) = match (all_v4, all_v6) {
+        (true, false) => ("IPv6", "\"::/0\""),
+        (false, true) => ("IPv4", "\"0.0.0.0/0\""),
+        _ => return,
+    };
+    let fault = Fault::new(format!(
+        "{} names no destination of {family}: there its ports are open to everyone",
+        service.label()
+    ));
+    findings.warn(
+        &first.span(),
+        fault.help(format!("add this host's addresses of {family}, or {example} for all of them")),
+    );
 }
 
 /// Shows the first few warnings of a service: a list of 100,000 prefixes can have as many.

@@ -30,6 +30,7 @@ fn read(findings: &mut Findings<'_>, table: &Table<'_, '_>) -> WrittenService {
         mode: ServiceMode::default(),
         allow: Vec::new(),
         deny: Vec::new(),
+        destinations: Vec::new(),
         limits: None,
         sources: Vec::new(),
     };
@@ -55,6 +56,8 @@ fn read(findings: &mut Findings<'_>, table: &Table<'_, '_>) -> WrittenService {
         service.allow = entry.prefixes(findings);
     }
     service.deny = table.get("deny").map(|entry| entry.prefixes(findings)).unwrap_or_default();
+    service.destinations =
+        table.get("destinations").map(|entry| entry.prefixes(findings)).unwrap_or_default();
     service.limits = table.get("limits").and_then(|entry| limits_name(findings, entry));
     service.sources = table.get("sources").map(|entry| sources(findings, entry)).unwrap_or_default();
     service

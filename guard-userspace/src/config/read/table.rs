@@ -18,7 +18,7 @@ pub(super) const ROOT: Kind = Kind {
 pub(super) const ATTACH: Kind = Kind { header: "[attach]", keys: &["interfaces", "mode", "on_exit"] };
 pub(super) const SERVICE: Kind = Kind {
     header: "[[service]]",
-    keys: &["name", "ports", "protocols", "mode", "allow", "deny", "limits", "sources"],
+    keys: &["name", "ports", "protocols", "mode", "allow", "deny", "destinations", "limits", "sources"],
 };
 pub(super) const SERVICE_SOURCES: Kind = Kind { header: "[[service.sources]]", keys: &["prefix", "limits"] };
 pub(super) const LIMITS: Kind = Kind {

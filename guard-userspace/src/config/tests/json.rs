@@ -30,6 +30,7 @@ prefixes = ["10.0.0.5"]
             "mode": "enforce",
             "allow": ["10.0.0.0/8", "fd00:1::7/128"],
             "deny": [],
+            "destinations": [],
             "limits": "client",
             "sources": [{ "prefix": "10.0.5.0/24", "limits": "client" }],
         }],

@@ -76,20 +76,33 @@ fn service(index: u16, limits: Vec<String>) -> impl Strategy<Value = Service> {
         keyword(),
         prefixes(1..6),
         prefixes(0..6),
+        prefixes(0..3),
         prop::option::of(select(limits)),
         source_limits,
     )
-        .prop_map(move |(ports, protocols, mode, allow, mut deny, limits, source_limits)| {
-            deny.retain(|prefix| !allow.contains(prefix));
-            let mut seen = BTreeSet::new();
-            let fresh = allow.iter().filter(|prefix| seen.insert(prefix.net));
-            let sources = fresh
-                .copied()
-                .zip(source_limits)
-                .map(|(prefix, limits)| SourceLimits { prefix, limits })
-                .collect();
-            Service { name: format!("service.{index}"), ports, protocols, mode, allow, deny, limits, sources }
-        })
+        .prop_map(
+            move |(ports, protocols, mode, allow, mut deny, destinations, limits, source_limits)| {
+                deny.retain(|prefix| !allow.contains(prefix));
+                let mut seen = BTreeSet::new();
+                let fresh = allow.iter().filter(|prefix| seen.insert(prefix.net));
+                let sources = fresh
+                    .copied()
+                    .zip(source_limits)
+                    .map(|(prefix, limits)| SourceLimits { prefix, limits })
+                    .collect();
+                Service {
+                    name: format!("service.{index}"),
+                    ports,
+                    protocols,
+                    mode,
+                    allow,
+                    deny,
+                    destinations,
+                    limits,
+                    sources,
+                }
+            },
+        )
 }
 
 fn services(limits: &BTreeMap<String, Limits>) -> impl Strategy<Value = Vec<Service>> + use<> {

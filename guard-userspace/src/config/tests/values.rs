@@ -24,6 +24,7 @@ fn every_default() {
             mode: ServiceMode::Enforce,
             allow: vec![net("10.0.0.0/8")],
             deny: Vec::new(),
+            destinations: Vec::new(),
             limits: None,
             sources: Vec::new(),
         }],

@@ -158,6 +158,20 @@ fn prefixes() {
             24,
             "is denied already, within 10.1.0.0/16 (line 7)",
         ),
+        (
+            "a destination in another",
+            "destinations = [\"::/0\", \"192.0.2.0/24\", \"192.0.2.5\"]\n",
+            7,
+            41,
+            "is a destination already, within 192.0.2.0/24 (line 7)",
+        ),
+        (
+            "destinations of one family",
+            "destinations = [\"192.0.2.1\", \"192.0.2.2\"]\n",
+            7,
+            17,
+            "names no destination of IPv6: there its ports are open to everyone",
+        ),
         ("a deny twice", "deny = [\"10.1.0.0/16\", \"10.1.0.0/16\"]\n", 7, 24, "is denied already"),
         (
             "a wide trusted one",

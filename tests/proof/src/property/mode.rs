@@ -1,6 +1,6 @@
 //! Enforce and monitor.
 
-use guard_common::{Action, Reason};
+use guard_common::Action;
 use guard_userspace::config::ServiceMode;
 
 use crate::moment::{Moment, Seen};
@@ -15,8 +15,7 @@ pub fn monitor_equals_enforce_but_for_the_action(moment: &Moment<'_>) {
     let drops = enforced.verdict.reason.drops();
     assert_eq!(enforced.verdict.action, if drops { Action::Drop } else { Action::Pass }, "{moment}");
     // A block of a whole host is nothing that a service could only watch.
-    let of_host = enforced.verdict.reason == Reason::Blocked && enforced.verdict.service.get() == 0;
-    let expected = match (drops, of_host) {
+    let expected = match (drops, moment.is_host_blocked()) {
         (false, _) => Action::Pass,
         (true, true) => Action::Drop,
         (true, false) => Action::WouldDrop,
@@ -24,14 +23,14 @@ pub fn monitor_equals_enforce_but_for_the_action(moment: &Moment<'_>) {
     assert_eq!(monitored.verdict.action, expected, "{moment}");
 }
 
-/// Each service by its own mode; what is of no service is dropped where any is enforced.
+/// Each service by its own mode; what is of no service is dropped where any is enforced, and all that a block of the host names.
 pub fn the_action_is_that_of_the_reason_and_the_mode(moment: &Moment<'_>) {
     let verdict = moment.seen.verdict;
     let services = &moment.world.policy.services;
-    let enforced = match (moment.world.service(verdict.service), verdict.reason) {
-        (Some(service), _) => service.mode == ServiceMode::Enforce,
-        (None, Reason::Blocked) => true,
-        (None, _) => services.iter().any(|service| service.mode == ServiceMode::Enforce),
+    let enforced = match moment.world.service(verdict.service) {
+        _ if moment.is_host_blocked() => true,
+        Some(service) => service.mode == ServiceMode::Enforce,
+        None => services.iter().any(|service| service.mode == ServiceMode::Enforce),
     };
     let expected = match (verdict.reason.drops(), enforced) {
         (false, _) => Action::Pass,

@@ -26,7 +26,7 @@ pub struct World {
     pub blocks: BTreeMap<IpNet, Ends>,
     /// What each source has open at each service.
     pub connections: BTreeMap<IpAddr, u64>,
-    /// The monotonic clock when the first packet arrives, in nanoseconds.
+    /// The boot clock when the first packet arrives, in nanoseconds.
     pub start: u64,
 }
 

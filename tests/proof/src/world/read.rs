@@ -84,6 +84,8 @@ fn service(u: &mut Unstructured<'_>, index: u16, trusted: &[IpNet]) -> Result<Se
         mode: if u.int_in_range(0..=3)? == 0 { ServiceMode::Monitor } else { ServiceMode::Enforce },
         allow: allow.into_iter().map(prefix).collect(),
         deny: deny.into_iter().map(prefix).collect(),
+        // A property of its own sets them: the committed inputs stay what they are.
+        destinations: Vec::new(),
         limits,
         sources,
     })
