@@ -19,6 +19,7 @@
 //! | [`capture`] | dropped packets as a capture |
 //! | [`simulate`] | a capture through a policy |
 //! | [`datapath`] | guard in the kernel; the only module that names aya |
+//! | [`nets`] | many networks at once |
 //! | [`network`] | the interfaces of this host, and that they change |
 //! | [`autoblock`] | whether a source is blocked automatically, and for how long |
 //! | [`sockets`] | the TCP connections of clients in every network namespace, and their end |
@@ -48,6 +49,7 @@ pub mod ledger;
 pub mod limited;
 pub mod local_ports;
 pub mod memory;
+pub mod nets;
 pub mod network;
 pub mod plain;
 pub mod plan;

@@ -13,6 +13,20 @@ pub fn plain_lines(text: &str) -> Cow<'_, str> {
     harmless(text, |character| is_control(character) && !matches!(character, '\n' | '\t'))
 }
 
+/// The same for JSON, which escapes but few of them by itself, in its own form.
+pub fn plain_json(text: &str) -> Cow<'_, str> {
+    let is_harmful = |character: char| is_control(character) && character != '\n';
+    if !text.contains(is_harmful) {
+        return Cow::Borrowed(text);
+    }
+    // All of them are of the basic plane: four digits are enough.
+    let escape = |character: char| match character {
+        _ if is_harmful(character) => format!("\\u{:04x}", u32::from(character)),
+        _ => character.to_string(),
+    };
+    Cow::Owned(text.chars().map(escape).collect())
+}
+
 fn harmless(text: &str, is_harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_harmful) {
         return Cow::Borrowed(text);
@@ -54,5 +68,9 @@ mod tests {
             assert_eq!(plain(text), expected, "{text:?}");
         }
         assert_eq!(plain_lines("a\tb\n\x1bc\n"), "a\tb\n\\u{1b}c\n");
+        let odd = "a\u{9b}\u{202e}\x7f";
+        let json = serde_json::to_string(odd).unwrap();
+        assert_eq!(plain_json(&json), "\"a\\u009b\\u202e\\u007f\"");
+        assert_eq!(serde_json::from_str::<String>(&plain_json(&json)).unwrap(), odd);
     }
 }

@@ -304,6 +304,7 @@ fn an_idle_agent_costs_next_to_nothing() -> Result<()> {
         caller: None,
         force: false,
         kill: false,
+        skip_protected: false,
     };
     let blocked: Blocked = guard.client().post(path::BLOCK, &request)?;
     ensure!(blocked.added == 10_000, "{blocked:?}");

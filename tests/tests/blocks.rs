@@ -281,6 +281,7 @@ fn a_list_for_which_the_kernel_has_no_room_changes_nothing() -> Result<()> {
             caller: None,
             force: false,
             kill: false,
+            skip_protected: false,
         };
         let refused =
             guard.client().post::<Value>(path::BLOCK, &request).err().context("it was taken")?.to_string();
@@ -346,6 +347,7 @@ fn a_block_is_in_force_in_milliseconds() -> Result<()> {
         caller: None,
         force: false,
         kill: false,
+        skip_protected: false,
     };
     let start = Instant::now();
     guard.client().post::<Value>(path::BLOCK, &request)?;

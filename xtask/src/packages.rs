@@ -12,7 +12,7 @@ pub(crate) const DEMO_TOOLS: [(&str, &str); 4] =
     [("curl", "curl"), ("ip", "iproute2"), ("nsenter", "util-linux"), ("ping", "iputils-ping")];
 
 /// What the tests run. Add a line to add a tool.
-const TOOLS: [(&str, &str); 15] = [
+const TOOLS: [(&str, &str); 17] = [
     ("amtool", "prometheus-alertmanager"),
     ("curl", "curl"),
     ("ethtool", "ethtool"),
@@ -26,6 +26,8 @@ const TOOLS: [(&str, &str); 15] = [
     ("ping", "iputils-ping"),
     ("prometheus", "prometheus"),
     ("promtool", "prometheus"),
+    ("strace", "strace"),
+    ("systemd-analyze", "systemd"),
     ("tmux", "tmux"),
     ("tshark", "tshark"),
 ];

@@ -2,6 +2,7 @@
 
 use std::future::pending;
 use std::io;
+use std::panic::resume_unwind;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -80,10 +81,17 @@ pub(super) async fn keep_house(
             engine.beat();
             file
         };
-        if let Ok(file) = tokio::task::spawn_blocking(work).await {
-            policy = file;
-            // Without systemd there is nobody to tell.
-            let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+        match tokio::task::spawn_blocking(work).await {
+            Ok(file) => {
+                policy = file;
+                // Without systemd there is nobody to tell.
+                let _ = sd_notify::notify(&[NotifyState::Watchdog]);
+            }
+            // It has taken along what it looked with, so the agent ends, and another begins anew.
+            Err(error) => match error.try_into_panic() {
+                Ok(panic) => resume_unwind(panic),
+                Err(_) => return,
+            },
         }
     }
 }

@@ -104,6 +104,10 @@ impl Metrics {
         self.is_served = told(engine, METRICS, exporter.answer(Arc::clone(engine))).is_some();
     }
 
+    pub(super) const fn is_started(&self) -> bool {
+        self.started.is_some()
+    }
+
     fn start(engine: &Engine) -> Option<Exporter> {
         told(engine, METRICS, Exporter::start(engine.metrics_address()))
     }

@@ -17,6 +17,7 @@ mod lock;
 pub mod log;
 mod metrics;
 mod observing;
+mod parts;
 mod policy_file;
 mod privileges;
 mod problems;
@@ -45,9 +46,10 @@ use crate::datapath::host;
 use crate::datapath::pins::Pins;
 use crate::network;
 use listeners::{Control, Metrics};
+use parts::Parts;
 use policy_file::PolicyFile;
 
-pub use engine::{Applied, ApplyError, CaptureError, Capturing, Engine, Health, blocks_of, check_blocks};
+pub use engine::{Admitted, Applied, ApplyError, CaptureError, Capturing, Engine, Health, admit, blocks_of};
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use kept::last_policy;
 pub use metrics::{Format, gather};
@@ -100,6 +102,10 @@ pub fn run(settings: Settings, source: &Source) -> Result<()> {
     let metrics = Metrics::begin(&engine);
     // Threads inherit what is left, so this comes before those that last.
     privileges::drop_others()?;
+    // Without its process for metrics the agent has another try, and needs a call more.
+    if metrics.is_started() {
+        system_calls::give_up_dangerous_ones()?;
+    }
     let runtime = tokio::runtime::Builder::new_multi_thread()
         .worker_threads(2)
         .max_blocking_threads(THREADS)
@@ -119,13 +125,12 @@ async fn serve(
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;
-    let tasks = [
-        tokio::spawn(rings::keep(Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(control.serve(Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(observing::watch_traffic(Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(watching::keep(Arc::clone(&engine), stopped.clone())),
-        tokio::spawn(housekeeping::keep_house(Arc::clone(&engine), policy, stopped.clone())),
-    ];
+    let mut parts = Parts::default();
+    parts.add("events of the kernel", rings::keep(Arc::clone(&engine), stopped.clone()));
+    parts.add("control socket", control.serve(Arc::clone(&engine), stopped.clone()));
+    parts.add("recommend", observing::watch_traffic(Arc::clone(&engine), stopped.clone()));
+    parts.add("captures", watching::keep(Arc::clone(&engine), stopped.clone()));
+    parts.add("housekeeping", housekeeping::keep_house(Arc::clone(&engine), policy, stopped.clone()));
     info!("guard is ready");
     // Without systemd there is nobody to tell.
     let _ = sd_notify::notify(&[NotifyState::Ready]);
@@ -133,18 +138,20 @@ async fn serve(
     let mut tries = interval(listeners::BETWEEN_TRIES);
     loop {
         tokio::select! {
+            // A part that ends since all are to end is no failure.
+            biased;
+            _ = stopped.changed() => break,
             _ = tries.tick() => metrics.serve(&engine),
             _ = hangup.recv() => reload(&engine).await?,
             _ = interrupt.recv() => break info!("SIGINT"),
             _ = terminate.recv() => break info!("SIGTERM"),
-            _ = stopped.changed() => break,
+            // The others are let go of, and nothing of the kernel is.
+            failure = parts.failed() => return Err(failure),
         }
     }
     let _ = sd_notify::notify(&[NotifyState::Stopping]);
     engine.stop();
-    for task in tasks {
-        task.await.context("a part of the agent failed")?;
-    }
+    parts.end().await?;
     engine.finish()
 }
 

@@ -23,6 +23,8 @@ pub(super) enum Topic {
     Control,
     /// The agent cannot read the events of the kernel.
     Events,
+    /// The agent has failed on some events of the kernel.
+    Batch,
     /// Sources that offend are not blocked.
     NotBlocked,
     /// Lines of the log are lost.

@@ -12,6 +12,7 @@ use tokio::time::sleep;
 
 use super::Engine;
 use super::listeners::ended_within;
+use super::parts::cause_of;
 use super::problems::Topic;
 use crate::datapath::{Ring, Rings};
 use crate::limited::{self, Kind};
@@ -25,6 +26,9 @@ const BETWEEN_SURPLUS: Duration = Duration::from_millis(10);
 /// The ring has room for what comes in a third of a second of a flood, on two CPUs.
 const BETWEEN_FRAMES: Duration = Duration::from_millis(10);
 const BETWEEN_TRIES: Duration = Duration::from_secs(3);
+
+/// How long a failure is shown: what failed on one batch need not fail on the next.
+const SHOWN: Duration = Duration::from_secs(60);
 
 /// Reads until `stopped`; opens the rings again when they cannot be read.
 pub(super) async fn keep(engine: Arc<Engine>, mut stopped: Receiver<bool>) {
@@ -102,11 +106,13 @@ where
         if batch.is_empty() {
             continue;
         }
-        let engine = Arc::clone(&engine);
         let begun = Instant::now();
         // What failed on one batch need not fail on the next.
-        if let Err(error) = tokio::task::spawn_blocking(move || handle(&engine, batch)).await {
-            limited::warn(Kind::Batch, || format!("the agent has failed on events of the kernel: {error}"));
+        let handler = Arc::clone(&engine);
+        if let Err(error) = tokio::task::spawn_blocking(move || handle(&handler, batch)).await {
+            let problem = format!("the agent has failed on events of the kernel: {}", cause_of(error));
+            limited::warn(Kind::Batch, || problem.clone());
+            engine.problems.set_for(Topic::Batch, problem, SHOWN);
         }
         // What takes long is done for the more at once.
         sleep(if pause.is_zero() { pause } else { pause.max(3 * begun.elapsed()) }).await;

@@ -125,6 +125,17 @@ impl Origin {
     }
 }
 
+/// How long a block may last that has an end: ten years.
+pub const LONGEST: Duration = Duration::from_secs(3650 * 24 * 3600);
+
+/// A time in UTC, to the second. It may come from a ledger that is not right.
+pub fn date(millis: u64) -> String {
+    /// The last second that the format has: that of the year 9999.
+    const LAST: Duration = Duration::from_secs(253_402_300_799);
+    let time = UNIX_EPOCH + Duration::from_millis(millis).min(LAST);
+    humantime::format_rfc3339_seconds(time).to_string()
+}
+
 /// Milliseconds since the epoch.
 pub fn now() -> u64 {
     let since = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or(Duration::ZERO);
@@ -135,6 +146,12 @@ pub fn now() -> u64 {
 mod tests {
     use super::*;
     use serde_json::json;
+
+    #[test]
+    fn no_time_is_too_late_for_a_date() {
+        assert_eq!(date(0), "1970-01-01T00:00:00Z");
+        assert_eq!(date(u64::MAX), "9999-12-31T23:59:59Z");
+    }
 
     #[test]
     fn a_block_says_why() {

@@ -58,6 +58,14 @@ impl Protected {
         self.nets.extend(nets.into_iter().map(|net| (net, why)));
     }
 
+    /// Why `net` is not blocked, without what to do about it.
+    pub fn why(&self, net: &IpNet) -> Option<String> {
+        match self.check(net).err()? {
+            Refusal::Protected { hit, why, .. } => Some(format!("{hit} is {why}")),
+            Refusal::Wide { widest, .. } => Some(format!("it is wider than /{widest}")),
+        }
+    }
+
     /// # Errors
     /// When a block of `net` would hit somebody who is protected, or very many.
     pub fn check(&self, net: &IpNet) -> Result<(), Refusal> {
@@ -70,6 +78,15 @@ impl Protected {
             None => Ok(()),
         }
     }
+}
+
+/// The IPv4 prefix that an IPv6 prefix of mapped addresses stands for: guard reads packets of such as the host does, as none.
+pub fn mapped(net: &IpNet) -> Option<IpNet> {
+    const MAPPED: u8 = 96;
+    let IpNet::V6(v6) = net else { return None };
+    let v4 = v6.addr().to_ipv4_mapped()?;
+    let net = IpNet::new(IpAddr::V4(v4), v6.prefix_len().checked_sub(MAPPED)?).ok()?;
+    Some(net.trunc())
 }
 
 /// A line of /proc/net/route: interface, destination, gateway, …; numbers in hexadecimal, in the byte order of the host.
@@ -128,6 +145,21 @@ mod tests {
         for (net, fine) in cases {
             let checked = protected.check(&net.parse().unwrap());
             assert_eq!(checked.is_ok(), fine, "{net}: {checked:?}");
+        }
+    }
+
+    #[test]
+    fn mapped_addresses_are_known_by_what_they_mean() {
+        for (net, meant) in [
+            ("::ffff:10.0.0.0/104", Some("10.0.0.0/8")),
+            ("::ffff:10.1.2.3/128", Some("10.1.2.3/32")),
+            ("::ffff:0:0/96", Some("0.0.0.0/0")),
+            ("::/32", None),
+            ("fd00::/64", None),
+            ("10.0.0.0/8", None),
+        ] {
+            let meant: Option<IpNet> = meant.map(|meant| meant.parse().unwrap());
+            assert_eq!(mapped(&net.parse().unwrap()), meant, "{net}");
         }
     }
 

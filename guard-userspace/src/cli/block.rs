@@ -2,18 +2,19 @@ use std::io::Read;
 use std::process::ExitCode;
 use std::time::Duration;
 
-use anyhow::{Context, Result, bail};
+use anyhow::{Context, Result, bail, ensure};
 use clap::{Args, ValueEnum};
 use ipnet::IpNet;
 
 use super::Global;
 use super::agentless::Agentless;
 use super::caller::login_address;
+use super::duration::lasting;
 use super::output::{print, print_json};
 use crate::agent;
 use crate::blocks::{Blocked, Scope, list};
 use crate::config::parse_prefix;
-use crate::control::{BlockAnswer, BlockRequest, ClientError, path};
+use crate::control::{BlockAnswer, BlockRequest, ClientError, Skipped, path};
 use crate::datapath::Maps;
 use crate::sockets::Sockets;
 
@@ -24,14 +25,16 @@ To block what is blocked is no error: the longer of the two times holds. The hos
 that the policy trusts, where you are logged in from, and prefixes wider than /8 (IPv6: /32) are refused without --force. Works without
 a running agent, too.
 
+A list has addresses and prefixes, separated by white space or commas; # and ; begin a comment. It is blocked as a whole or not at all.
+
 Examples:
   guard block 10.66.1.2                                   all of its traffic, until `guard unblock`
   guard block 10.66.1.2 --kill                            ... and what is open ends now: the GPU is free
   guard block 10.66.1.2 --for 1h --scope services --reason \"scans us\"
   guard block fd00:66::/48 --for 7d
-  curl -s https://feed.example/list | guard block - --for 1d")]
+  curl -sf https://feed.example/list | guard block - --for 1d --skip-protected")]
 pub(super) struct Block {
-    /// Address or prefix; - reads a list from standard input, one a line
+    /// Address or prefix; - reads a list from standard input
     #[arg(value_name = "ADDR_OR_CIDR")]
     net: String,
     /// For how long [default: forever]
@@ -49,6 +52,12 @@ pub(super) struct Block {
     /// Block whom guard would refuse to
     #[arg(long)]
     force: bool,
+    /// Of a list, leave out whom guard would refuse to block, and say which
+    #[arg(long, conflicts_with = "force")]
+    skip_protected: bool,
+    /// Take an empty list for what it says; else it is an error, since a feed that fails is empty, too
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 #[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
@@ -57,15 +66,10 @@ enum ScopeName {
     Services,
 }
 
-pub(super) fn lasting(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1h or 7d"))?;
-    if time < Duration::from_secs(1) { Err("at least 1s".into()) } else { Ok(time) }
-}
-
 impl Block {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
         let request = BlockRequest {
-            nets: nets(&self.net)?,
+            nets: nets(&self.net, self.allow_empty)?,
             scope: match self.scope {
                 ScopeName::Host => Scope::Host,
                 ScopeName::Services => Scope::Services,
@@ -75,6 +79,7 @@ impl Block {
             caller: login_address(),
             force: self.force,
             kill: self.kill,
+            skip_protected: self.skip_protected,
         };
         let answer = match global.client().post::<BlockAnswer>(path::BLOCK, &request) {
             Ok(answer) => answer,
@@ -108,6 +113,10 @@ fn said(request: &BlockRequest, answer: &BlockAnswer) -> String {
             format!("{added} are blocked {time}, {already} were already\n")
         }
     };
+    let blocked = answer
+        .skipped
+        .iter()
+        .fold(blocked, |text, Skipped { net, why }| format!("{text}{net} was left out: {why}\n"));
     match answer.killed {
         Some(1) => format!("{blocked}1 connection was closed\n"),
         Some(killed) => format!("{blocked}{killed} connections were closed\n"),
@@ -116,16 +125,20 @@ fn said(request: &BlockRequest, answer: &BlockAnswer) -> String {
 }
 
 /// What the argument stands for: itself, or the list on standard input.
-pub(super) fn nets(argument: &str) -> Result<Vec<IpNet>> {
+pub(super) fn nets(argument: &str, allow_empty: bool) -> Result<Vec<IpNet>> {
     if argument != "-" {
         return match parse_prefix(argument) {
             Ok(net) => Ok(vec![net]),
             Err(why) => bail!("{why}"),
         };
     }
-    let mut text = String::new();
-    std::io::stdin().read_to_string(&mut text).context("cannot read the list from standard input")?;
+    let mut text = Vec::new();
+    std::io::stdin().read_to_end(&mut text).context("cannot read the list from standard input")?;
     let mut nets = list::parse(&text).context("nothing of the list was used")?;
+    ensure!(
+        allow_empty || !nets.is_empty(),
+        "the list on standard input names nobody, so nothing was done: see what should have written it, or say --allow-empty"
+    );
     nets.sort_unstable();
     nets.dedup();
     Ok(nets)
@@ -142,21 +155,21 @@ pub(super) fn myself() -> String {
 fn without_agent(global: &Global, request: &BlockRequest) -> Result<BlockAnswer> {
     let mut guard = Agentless::open(global)?;
     // What the policy trusts, only the agent knows; the program lets it through to guarded ports all the same.
-    agent::check_blocks(request, Vec::new())?;
+    let agent::Admitted { nets, skipped } = agent::admit(request, Vec::new())?;
     let mut register = guard.register(global)?;
-    let blocked = register.block(&mut guard.maps, agent::blocks_of(request, &myself()))?;
-    let killed = request.kill.then(|| kill(&guard.maps, request)).transpose();
+    let blocked = register.block(&mut guard.maps, agent::blocks_of(request, &nets, &myself()))?;
+    let killed = request.kill.then(|| kill(&guard.maps, request, &nets)).transpose();
     let (killed, not_killed) =
         killed.map_or_else(|why| (None, Some(format!("{why:#}"))), |killed| (killed, None));
-    Ok(BlockAnswer { blocked, killed, not_killed })
+    Ok(BlockAnswer { blocked, killed, not_killed, skipped })
 }
 
-fn kill(maps: &Maps, request: &BlockRequest) -> Result<usize> {
+fn kill(maps: &Maps, request: &BlockRequest, nets: &[IpNet]) -> Result<usize> {
     let ports = match request.scope {
         Scope::Host => None,
         Scope::Services => Some(maps.guarded_tcp_ports()?),
     };
-    let killed = Sockets::new()?.kill(&request.nets, ports.as_ref(), &maps.came_through())?;
+    let killed = Sockets::new()?.kill(nets, ports.as_ref(), &maps.came_through())?;
     match killed.failed.first() {
         Some(first) => bail!("{}: {}", first.connection.client, first.reason),
         None => Ok(killed.sockets),

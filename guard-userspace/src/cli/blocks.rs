@@ -1,5 +1,5 @@
 use std::process::ExitCode;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use anyhow::Result;
 use clap::Args;
@@ -7,7 +7,7 @@ use clap::Args;
 use super::Global;
 use super::agentless::Agentless;
 use super::output::{print, print_json, table};
-use crate::blocks::now;
+use crate::blocks::{date, now};
 use crate::control::{BlockStatus, ClientError, path};
 
 /// List what is blocked: by whom, why, until when, and what it has dropped
@@ -66,7 +66,7 @@ fn render(blocks: &[BlockStatus]) -> String {
 
 /// A time in UTC, to the second.
 pub(super) fn time(millis: u64) -> String {
-    humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(millis)).to_string()
+    date(millis)
 }
 
 fn without_agent(global: &Global) -> Result<Vec<BlockStatus>> {

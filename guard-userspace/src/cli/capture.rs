@@ -16,7 +16,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::time::sleep;
 
 use super::Global;
-use super::block::lasting;
+use super::duration::lasting;
 use super::output::print_json;
 use crate::capture::{self, CaptureFile, Line, Missed};
 use crate::config::parse_prefix;

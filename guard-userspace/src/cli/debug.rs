@@ -5,8 +5,8 @@ use anyhow::Result;
 use clap::{Args, Subcommand, ValueEnum};
 
 use super::Global;
-use super::block::lasting;
 use super::blocks::time;
+use super::duration::lasting;
 use super::output::{print, print_json};
 use crate::control::{LogDropsAnswer, LogDropsRequest, path};
 

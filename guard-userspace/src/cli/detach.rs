@@ -23,7 +23,7 @@ impl Detach {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
         let interfaces = match global.client().post::<Value>(path::DETACH, &()) {
             Ok(answer) => answer["interfaces"].as_u64().unwrap_or(0),
-            Err(ClientError::NoAgent(_)) => global.pins().remove_all()? as u64,
+            Err(ClientError::NoAgent(_)) => global.pins().detach()? as u64,
             Err(error) => return Err(error.into()),
         };
         if global.json {

@@ -14,6 +14,7 @@ use crate::control::{ClientError, path};
 use crate::drops::Dropped;
 use crate::events::{Entry, Page};
 use crate::ledger::{Event, EventQuery, Ledger};
+use crate::plain::plain_json;
 
 /// How long the agent waits for something new before it answers that there is nothing.
 const WAIT: Duration = Duration::from_secs(20);
@@ -87,7 +88,7 @@ fn follow(global: &Global, source: &str, mut page: Page) -> Result<ExitCode> {
 
 fn line(entry: &Entry) -> Result<String> {
     let json = serde_json::to_string(entry).context("cannot write an entry as JSON")?;
-    Ok(format!("{json}\n"))
+    Ok(format!("{}\n", plain_json(&json)))
 }
 
 pub(super) fn render(entry: &Entry) -> String {

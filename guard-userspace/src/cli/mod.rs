@@ -11,6 +11,7 @@ mod confirm;
 mod connections;
 mod debug;
 mod detach;
+mod duration;
 mod events;
 mod explain;
 mod failure;

@@ -8,8 +8,8 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
-use super::block::lasting;
 use super::blocks::time;
+use super::duration::lasting;
 use super::output::{print, print_json};
 use crate::control::{ClientError, path};
 use crate::recommend::{Dropped, ObserveRequest, OwnLimits, Proposal};

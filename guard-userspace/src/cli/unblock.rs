@@ -22,20 +22,23 @@ Examples:
 
 Exit status: 3 if it was not blocked (a list: if none was).")]
 pub(super) struct Unblock {
-    /// Address or prefix, as it was blocked; - reads a list from standard input, one a line
+    /// Address or prefix, as it was blocked; - reads a list from standard input
     #[arg(value_name = "ADDR_OR_CIDR")]
     net: String,
+    /// Take an empty list for what it says; else it is an error
+    #[arg(long)]
+    allow_empty: bool,
 }
 
 impl Unblock {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
-        let request = UnblockRequest { nets: nets(&self.net)? };
+        let request = UnblockRequest { nets: nets(&self.net, self.allow_empty)? };
         let answer = match global.client().post::<Unblocked>(path::UNBLOCK, &request) {
             Ok(answer) => answer,
             Err(ClientError::NoAgent(_)) => without_agent(global, &request.nets)?,
             Err(error) => return Err(error.into()),
         };
-        if answer.unblocked == 0 {
+        if answer.unblocked == 0 && !request.nets.is_empty() {
             return Err(ClientError::NotFound("none of them was blocked".into()).into());
         }
         if let Some(error) = &answer.not_recorded {

@@ -7,6 +7,7 @@ use anyhow::{Context, Result};
 
 use super::{Checked, Flags, apply_flags, from_flags, parse_on};
 use crate::local_ports::LocalPorts;
+use crate::plain::plain;
 
 /// What a policy is read from, as often as it is read. Flags win over the file.
 #[derive(Clone, Debug, Default, PartialEq, Eq)]
@@ -39,7 +40,7 @@ impl Origin {
             return Ok(Source { checked, file: None, text: String::new(), flags_name_interfaces: true });
         };
         let text =
-            fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", file.display()))?;
+            fs::read_to_string(file).with_context(|| format!("cannot read the policy {}", name_of(file)))?;
         self.parse(text, file)
     }
 
@@ -49,9 +50,13 @@ impl Origin {
     /// With a [`super::Report`] when the policy is not right.
     pub fn parse(&self, text: String, file: &Path) -> Result<Source> {
         let local = LocalPorts::read();
-        let checked =
-            apply_flags(&local, parse_on(&local, &text, &file.display().to_string())?, &self.flags)?;
+        let checked = apply_flags(&local, parse_on(&local, &text, &name_of(file))?, &self.flags)?;
         let flags_name_interfaces = !self.flags.interfaces.is_empty();
         Ok(Source { checked, file: Some(file.into()), text, flags_name_interfaces })
     }
+}
+
+/// The name of a file for messages: one line.
+fn name_of(file: &Path) -> String {
+    plain(&file.display().to_string()).into_owned()
 }

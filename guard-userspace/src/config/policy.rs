@@ -184,7 +184,7 @@ impl Default for Autoblock {
 impl Capacity {
     /// Bytes that the kernel takes for the tables when they are made, full or not. Measured: docs/performance.md.
     pub const fn memory(&self) -> u64 {
-        const BLOCK: u64 = 88;
+        const BLOCK: u64 = 80;
         const SOURCE: u64 = 104;
         // The socket, the client's end, and the source.
         const CONNECTION: [u64; 3] = [104, 80, 80];

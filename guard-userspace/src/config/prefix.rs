@@ -46,15 +46,26 @@ fn network(text: &str, address: IpAddr, length: &str) -> Result<IpNet, Fault> {
         });
     }
     let digits = !length.is_empty() && length.bytes().all(|byte| byte.is_ascii_digit());
+    let digits = digits && (length == "0" || !length.starts_with('0'));
+    let written = length;
     let length = length.parse().ok().filter(|length| digits && *length <= bits);
     let fault = || {
         Fault::about(
             format!("{text:?}"),
             format!("the length of an {family} prefix is a number from 0 to {bits}"),
         )
-        .help(format!("write {address}/{bits} for the one address"))
+        .help(match written.trim_start_matches('0').parse::<u8>() {
+            Ok(meant) if digits_but_zero(written) && meant <= bits => {
+                format!("write {address}/{meant}, without the zero")
+            }
+            _ => format!("write {address}/{bits} for the one address"),
+        })
     };
     length.and_then(|length| IpNet::new(address, length).ok()).ok_or_else(fault)
+}
+
+fn digits_but_zero(length: &str) -> bool {
+    length.len() > 1 && length.starts_with('0') && length.bytes().all(|byte| byte.is_ascii_digit())
 }
 
 /// The host takes packets of such a prefix as IPv4 ones, and so does guard: the prefix would never match.
@@ -81,6 +92,14 @@ fn meant(text: &str) -> Option<String> {
         return Some("write the address without brackets".into());
     }
     let (octets, length) = text.split_once('/').unwrap_or((text, ""));
+    let is_number = |octet: &str| !octet.is_empty() && octet.bytes().all(|byte| byte.is_ascii_digit());
+    let has_zero = |octet: &str| octet.len() > 1 && octet.starts_with('0');
+    if octets.split('.').all(is_number) && octets.split('.').any(has_zero) {
+        return Some(
+            "a number that begins with 0 is octal to some programs and decimal to others: write it without"
+                .into(),
+        );
+    }
     let dots = octets.matches('.').count();
     if dots < 3 && octets.split('.').all(|octet| octet.parse::<u8>().is_ok()) {
         let full = format!("{octets}{}/{length}", ".0".repeat(3 - dots));
@@ -113,6 +132,10 @@ mod tests {
             ("10.0.0.0/33", Err("write 10.0.0.0/32")),
             ("10.0.0.0/+8", Err("write 10.0.0.0/32")),
             ("10.0.0.0/", Err("write 10.0.0.0/32")),
+            ("10.0.0.0/08", Err("write 10.0.0.0/8")),
+            ("fd00::/064", Err("write fd00::/64")),
+            ("0.0.0.0/00", Err("write 0.0.0.0/32")),
+            ("010.0.0.1", Err("octal")),
             ("fd00::/129", Err("write fd00::/128")),
             ("::ffff:10.0.0.0/104", Err("write 10.0.0.0/8")),
             ("::ffff:192.0.2.7", Err("write 192.0.2.7/32")),

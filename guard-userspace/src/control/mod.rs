@@ -37,6 +37,16 @@ pub struct BlockRequest {
     /// Closes their connections, too.
     #[serde(default)]
     pub kill: bool,
+    /// Leaves out whom guard would refuse to block, and blocks the others.
+    #[serde(default)]
+    pub skip_protected: bool,
+}
+
+/// What was not blocked of a list.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct Skipped {
+    pub net: IpNet,
+    pub why: String,
 }
 
 /// What became of blocks that were asked for.
@@ -50,6 +60,9 @@ pub struct BlockAnswer {
     /// Why the connections go on, if they do.
     #[serde(default)]
     pub not_killed: Option<String>,
+    /// What was left out, since it is protected.
+    #[serde(default)]
+    pub skipped: Vec<Skipped>,
 }
 
 /// Addresses and prefixes whose blocks end.

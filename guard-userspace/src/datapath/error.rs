@@ -47,6 +47,16 @@ pub enum Error {
         "another process holds the pins at {0}: an agent, or a command that has not ended; stop it first, or take other pins with GUARD_PIN_PATH"
     )]
     PinsInUse(PathBuf),
+    #[error(
+        "{path} cannot hold the pins of guard: {why}; remove it if nobody needs it, or choose another place with GUARD_PIN_PATH"
+    )]
+    PinsNotOurs { path: PathBuf, why: String },
+    #[error(
+        "{0} is not on a BPF file system, so nothing there is of guard, and nothing was removed: name the right place with GUARD_PIN_PATH"
+    )]
+    NotBpfFs(PathBuf),
+    #[error("guard has left the kernel, but {0} is not of guard and stays: remove it by hand")]
+    NotOfGuard(PathBuf),
     #[error("guard is not in the kernel: nothing is pinned at {path}; `guard run` starts it")]
     NotRunning { path: PathBuf },
     #[error("there is no map {0} in the program of guard: the build is broken")]

@@ -63,6 +63,7 @@ impl Maps {
     /// # Errors
     /// When nothing is pinned there, when it is of another version, or cannot be opened.
     pub fn open(pins: &Pins) -> Result<Self, Error> {
+        pins.check_owner()?;
         let set = pins.current_set()?.ok_or_else(|| Error::NotRunning { path: pins.root().into() })?;
         if set.version() != abi::VERSION {
             return Err(Error::OtherVersion { path: pins.root().into(), found: set.version() });

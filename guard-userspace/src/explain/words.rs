@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::time::{Duration, UNIX_EPOCH};
+use std::time::Duration;
 
 use guard_common::Tables;
 use guard_common::abi::{Class, End, Limits, LimitsId, Rule, ServiceId, SourceKey};
@@ -11,6 +11,7 @@ use guard_common::observe::{Limit, Step};
 use guard_common::parse::{Kind, Protocol};
 
 use super::{Background, ExplainedStep, LimitState, Place, Question};
+use crate::blocks::date;
 use crate::control::BlockStatus;
 
 pub(super) const fn protocol(protocol: Protocol) -> &'static str {
@@ -129,12 +130,8 @@ impl<T: Tables> Told<'_, T> {
             let what = if exact { "the source is blocked" } else { "a prefix around the source is blocked" };
             return format!("{what}, {ends}");
         };
-        let mut text = format!(
-            "{} is blocked {ends}, by {} since {}",
-            block.net,
-            block.by,
-            humantime::format_rfc3339_seconds(UNIX_EPOCH + Duration::from_millis(block.since))
-        );
+        let mut text =
+            format!("{} is blocked {ends}, by {} since {}", block.net, block.by, date(block.since));
         let why = block.why();
         if !why.is_empty() {
             text += &format!(": {why}");

@@ -1,6 +1,7 @@
 //! From the kernel's counts, looked at every few seconds, to what was seen.
 
 use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 
 use guard_common::abi::{SourceKey, Traffic};
 use ipnet::IpNet;
@@ -53,7 +54,15 @@ pub struct Sampler {
     seconds: u64,
     /// Whether the counts were looked at before.
     has_looked: bool,
+    /// Whether the look before has left sources out.
+    left_out: bool,
 }
+
+/// So many sources are kept: those of a flood of forged addresses come once, and the others are there at the next look. A hash of this many
+/// fills its 65,536 places.
+const ROOM: usize = 57_344;
+/// So many of them may be new at one look, beside the first: to ask who a source is takes some calls of the kernel.
+const NEW: usize = 8_192;
 
 impl Sampler {
     /// Takes a look into what was seen. `who` tells who a source is, and is asked once; `is_blocked` is asked of those of which all was dropped.
@@ -67,10 +76,13 @@ impl Sampler {
         let begun = self.seconds / TEN;
         self.seconds += look.seconds;
         let (is_first, seconds) = (!std::mem::replace(&mut self.has_looked, true), self.seconds);
+        let mut new = if is_first { ROOM } else { NEW };
+        let left_out = std::mem::take(&mut self.left_out);
         for (key, counts) in look.traffic {
-            // What was counted before the first look is of no known second. An entry that comes later is of this one.
-            let before = if is_first { *counts } else { Traffic::default() };
-            let source = self.sources.entry(*key).or_insert_with(|| Source::new(who(key), before));
+            // What was counted before the first look is of no known second, and so is what was counted of those that were left out. An entry
+            // that comes later is of this one.
+            let before = if is_first || left_out { *counts } else { Traffic::default() };
+            let Some(source) = self.source(key, &mut new, || Source::new(who(key), before)) else { continue };
             source.found = seconds;
             let sent = source.since(counts);
             if !source.known.counts || sent == Traffic::default() {
@@ -82,8 +94,8 @@ impl Sampler {
             source.add(&sent, seen, look.now);
         }
         for (key, open) in look.open.iter().filter(|(_, open)| **open > 0) {
-            let source =
-                self.sources.entry(*key).or_insert_with(|| Source::new(who(key), Traffic::default()));
+            let begin = || Source::new(who(key), Traffic::default());
+            let Some(source) = self.source(key, &mut new, begin) else { continue };
             source.found = seconds;
             if source.known.counts {
                 source.peaks.connections = source.peaks.connections.max(*open);
@@ -95,9 +107,35 @@ impl Sampler {
             self.sources.retain(|_, source| {
                 source.found == seconds || source.known.counts && seconds - source.found <= MINUTE
             });
+            if self.left_out {
+                // No room for those that were there before: others come in their place.
+                self.sources.retain(|_, source| source.found == seconds);
+            }
+            self.sources.shrink_to(2 * self.sources.len());
         }
         for profile in seen.services.values_mut() {
             profile.seconds += look.seconds;
+        }
+    }
+
+    /// What is kept of a source; none where there is no room for a new one.
+    fn source(
+        &mut self,
+        key: &SourceKey,
+        new: &mut usize,
+        begin: impl FnOnce() -> Source,
+    ) -> Option<&mut Source> {
+        let is_full = self.sources.len() >= ROOM || *new == 0;
+        match self.sources.entry(*key) {
+            Entry::Occupied(known) => Some(known.into_mut()),
+            Entry::Vacant(_) if is_full => {
+                self.left_out = true;
+                None
+            }
+            Entry::Vacant(place) => {
+                *new -= 1;
+                Some(place.insert(begin()))
+            }
         }
     }
 
@@ -109,6 +147,12 @@ impl Sampler {
                 *source = Source { found: source.found, ..Source::new(known, source.before) };
             }
         }
+    }
+
+    /// How many sources are kept.
+    #[cfg(test)]
+    pub(super) fn len(&self) -> usize {
+        self.sources.len()
     }
 
     /// Nobody watches any longer: the next look is a first one.

@@ -309,3 +309,40 @@ fn it_is_kept_and_read_again_and_not_from_another_build() {
     assert_eq!(Seen::read(text.replacen("\"version\":2", "\"version\":1", 1).as_bytes()), None);
     assert_eq!(Seen::read(b"{"), None);
 }
+
+#[test]
+fn a_flood_of_forged_addresses_takes_no_memory_and_hides_nobody() {
+    const AT_ONCE: u32 = 65_536;
+    let mut sampler = Sampler::default();
+    let mut seen = Seen::default();
+    let open = HashMap::new();
+    let asked = std::cell::Cell::new(0);
+    let who = |key: &SourceKey| {
+        asked.set(asked.get() + 1);
+        who(key)
+    };
+    let mut sent = 0;
+    let mut most = 0;
+    for second in 0..60_u32 {
+        // One packet of each in the table of the kernel, and a client that goes on.
+        let forged = (0..AT_ONCE).map(|number| {
+            let address = Address::v4((11 << 24 | (second % 16) << 20 | number).to_be_bytes());
+            (SourceKey::new(ServiceId::new(1), &Service::new(false, 32, 64), address), counts(1))
+        });
+        sent += 7;
+        let traffic: Vec<_> = std::iter::once((key(1), counts(sent))).chain(forged).collect();
+        let before = asked.get();
+        sampler.look(
+            Look { traffic: &traffic, open: &open, seconds: 1, now: u64::from(second) * 1000 },
+            who,
+            |_| false,
+            &mut seen,
+        );
+        most = most.max(sampler.len());
+        assert!(second == 0 || asked.get() - before <= 8_192, "asked {} times", asked.get() - before);
+    }
+    assert!(most <= 57_344, "{most} sources");
+    let profile = sampler.up_to_now(&seen, 60_000).services.remove("web").unwrap();
+    let leader = profile.leaders[&net(1)];
+    assert_eq!(leader.packets(), 70, "seven a second");
+}

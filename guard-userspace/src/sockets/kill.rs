@@ -2,12 +2,13 @@
 
 use std::collections::{BTreeSet, HashSet};
 use std::io;
-use std::net::IpAddr;
 
 use ipnet::IpNet;
 
 use super::look::Effort;
 use super::select::Candidate;
+use crate::nets::Nets;
+
 use super::{CameThrough, Connection, Error, Note, Sockets, State};
 
 /// Connections may be opened between a look and the destruction of what it found, so there is another look after it. A source whose
@@ -45,8 +46,9 @@ impl Sockets {
         ports: Option<&BTreeSet<u16>>,
         came_through: CameThrough<'_>,
     ) -> Result<Killed, Error> {
-        let is_theirs = |client: IpAddr| nets.iter().any(|net| net.contains(&client));
-        self.end(LOOKS, ports, came_through, |connection| is_theirs(connection.client.ip()))
+        // A list may be long, and the sockets may be many.
+        let theirs = Nets::new(nets);
+        self.end(LOOKS, ports, came_through, |connection| theirs.contains(connection.client.ip()))
     }
 
     /// Destroys these sockets, by their cookies, of clients who asked for one of `ports`.

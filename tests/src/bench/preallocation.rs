@@ -13,7 +13,7 @@ use crate::bpf::{HASH, Map, NO_PREALLOC, Program, Shape, time};
 
 /// Of keys and values: those of guard's table of blocked addresses.
 const KEY: usize = 16;
-const VALUE: usize = 24;
+const VALUE: usize = size_of::<guard_common::abi::Block>();
 /// Room of both tables.
 pub const ROOM: u32 = 1 << 20;
 

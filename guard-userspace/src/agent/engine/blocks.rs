@@ -2,17 +2,18 @@
 
 use std::net::IpAddr;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::{Engine, lock};
 use crate::agent::Peer;
-use crate::blocks::{self, Block, Origin, Protected, Refusal, Register, RegisterError, Unblocked};
-use crate::control::{BlockAnswer, BlockRequest, BlockStatus};
+use crate::blocks::{self, Block, Origin, Protected, Register, RegisterError, Unblocked};
+use crate::control::{BlockAnswer, BlockRequest, BlockStatus, Skipped};
 use crate::drops::Dropped;
 use crate::events::{EntryQuery, Page};
 use crate::ledger::{Action, Event, EventQuery};
+use crate::plain::plain;
 
 impl Engine {
     /// Blocks all that is asked for, or nothing of it.
@@ -27,17 +28,17 @@ impl Engine {
             request.nets.len()
         );
         let trusted: Vec<IpNet> = self.policies().live().trusted.iter().map(|prefix| prefix.net).collect();
-        check(request, trusted)?;
+        let Admitted { nets, skipped } = admit(request, trusted)?;
         let by = peer.to_string();
-        let blocks = blocks_of(request, &by);
+        let blocks = blocks_of(request, &nets, &by);
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
         let blocked = parts.register.block(parts.datapath.maps_mut(), blocks)?;
         self.count_blocks(&kernel.register);
         drop(kernel);
-        let killed = request.kill.then(|| self.kill_and_note(&request.nets, request.scope, &by)).transpose();
+        let killed = request.kill.then(|| self.kill_and_note(&nets, request.scope, &by)).transpose();
         let (killed, not_killed) = killed.map_or_else(|why| (None, Some(why)), |killed| (killed, None));
-        Ok(BlockAnswer { blocked, killed, not_killed })
+        Ok(BlockAnswer { blocked, killed, not_killed, skipped })
     }
 
     /// Ends blocks.
@@ -106,29 +107,62 @@ pub(super) fn event_of(action: Action, by: &str, outcome: Result<Option<Value>, 
     Event { id: None, at: blocks::now(), action, net: None, by: by.into(), outcome, details }
 }
 
-/// Whether nobody is hit who must not be.
+/// What is blocked of a request, and what is left out.
+pub struct Admitted {
+    pub nets: Vec<IpNet>,
+    pub skipped: Vec<Skipped>,
+}
+
+/// Sees to it that nobody is hit who must not be: all of the request, or with `skip_protected` what may be blocked of it.
 ///
 /// # Errors
-/// With whom, and why not.
-pub fn check(request: &BlockRequest, trusted: Vec<IpNet>) -> Result<(), Refusal> {
+/// With whom it would hit, and why not.
+pub fn admit(request: &BlockRequest, trusted: Vec<IpNet>) -> Result<Admitted> {
+    let longest = u64::try_from(blocks::LONGEST.as_millis()).unwrap_or(u64::MAX);
+    ensure!(
+        request.lasts.is_none_or(|time| time <= longest),
+        "no block with an end lasts for more than ten years: leave the time out"
+    );
+    for net in &request.nets {
+        // Not even by force: it would stop nobody.
+        if let Some(meant) = blocks::protected::mapped(net) {
+            bail!("{net} is not blocked: no packet of IPv6 may come from there; write {meant}");
+        }
+    }
     if request.force {
-        return Ok(());
+        return Ok(Admitted { nets: request.nets.clone(), skipped: Vec::new() });
     }
     let mut protected = Protected::of_host();
     protected.add_nets(trusted, "trusted by the policy");
     protected.add(request.caller, "where you are logged in from");
-    request.nets.iter().try_for_each(|net| protected.check(net))
+    let (mut nets, mut skipped) = (Vec::new(), Vec::new());
+    for net in &request.nets {
+        match protected.check(net) {
+            Ok(()) => nets.push(*net),
+            Err(_) if request.skip_protected => {
+                let why = protected.why(net).unwrap_or_default();
+                skipped.push(Skipped { net: *net, why });
+            }
+            Err(refusal) if request.nets.len() > 1 => {
+                return Err(refusal)
+                    .context("nothing of the list was blocked; --skip-protected blocks the rest of it");
+            }
+            Err(refusal) => return Err(refusal.into()),
+        }
+    }
+    ensure!(!nets.is_empty() || skipped.is_empty(), "nothing was blocked: all of it is protected");
+    Ok(Admitted { nets, skipped })
 }
 
 /// Characters of a reason. Each block of a list keeps its own copy.
 const LONGEST_REASON: usize = 1000;
 
 /// The blocks that a request asks for.
-pub fn blocks_of(request: &BlockRequest, by: &str) -> Vec<Block> {
+pub fn blocks_of(request: &BlockRequest, nets: &[IpNet], by: &str) -> Vec<Block> {
     let since = blocks::now();
     let until = request.lasts.map(|time| since.saturating_add(time));
     let reason: Option<String> =
-        request.reason.as_ref().map(|reason| reason.chars().take(LONGEST_REASON).collect());
+        request.reason.as_ref().map(|reason| plain(reason).chars().take(LONGEST_REASON).collect());
     let block = |net: &IpNet| Block {
         net: net.trunc(),
         scope: request.scope,
@@ -139,5 +173,5 @@ pub fn blocks_of(request: &BlockRequest, by: &str) -> Vec<Block> {
         since,
         until,
     };
-    request.nets.iter().map(block).collect()
+    nets.iter().map(block).collect()
 }

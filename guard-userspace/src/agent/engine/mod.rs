@@ -54,7 +54,7 @@ use crate::ledger::Action;
 use crate::sockets::Sockets;
 
 use attach::Attached;
-pub use blocks::{blocks_of, check as check_blocks};
+pub use blocks::{Admitted, admit, blocks_of};
 use connections::Watch;
 pub use health::Health;
 use policies::Policies;

@@ -246,7 +246,7 @@ fn outcome(result: &Result<Applied, ApplyError>) -> Result<Option<Value>, String
 /// What a running agent does not change.
 fn needs_restart(before: &Policy, after: &Policy) -> Vec<String> {
     let changes = [
-        (before.metrics != after.metrics, "[metrics] listen"),
+        (before.metrics.listen != after.metrics.listen, "[metrics] listen"),
         (before.log.format != after.log.format, "[log] format"),
         (before.capacity != after.capacity, "[capacity]"),
     ];

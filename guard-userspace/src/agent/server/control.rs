@@ -54,6 +54,9 @@ const BOUNDS: Bounds = Bounds {
 const LONGEST_WAIT: Duration = Duration::from_secs(30);
 const BETWEEN_LOOKS: Duration = Duration::from_millis(250);
 
+/// Nobody waits longer for a confirmation.
+const LONGEST_CONFIRMATION: Duration = Duration::from_secs(24 * 3600);
+
 /// Serves until `stopped`.
 pub(in crate::agent) async fn serve(
     listener: UnixListener,
@@ -199,8 +202,10 @@ async fn reload(State(engine): Shared, mut desk: Desk) -> Response {
 async fn apply(State(engine): Shared, Ask { mut desk, wanted }: Ask<ApplyRequest>) -> Response {
     let peer = desk.peer.to_string();
     let ApplyRequest { policy, file, confirm_within } = wanted;
-    info!("{peer} applies {}", plain(&file));
-    let time = confirm_within.map(Duration::from_millis);
+    // The name goes into messages only.
+    let file = plain(&file).into_owned();
+    info!("{peer} applies {file}");
+    let time = confirm_within.map(|time| Duration::from_millis(time).min(LONGEST_CONFIRMATION));
     applied(desk.work(move || Ok(engine.apply(policy, &PathBuf::from(file), time, &peer))).await)
 }
 

@@ -167,6 +167,7 @@ impl Order {
                     caller: login_address(),
                     force: false,
                     kill: true,
+                    skip_protected: false,
                 };
                 let answer: BlockAnswer = global.client().post(path::BLOCK, &request)?;
                 let closed = answer.killed.map_or_else(

@@ -108,7 +108,7 @@ fn autoblock() {
 #[test]
 fn capacity() {
     let large = "[capacity]\nblocks = 10000000\n";
-    check(&[("large tables", large, 7, 1, "tables of this size take 1165MiB of the kernel's memory")]);
+    check(&[("large tables", large, 7, 1, "tables of this size take 1088MiB of the kernel's memory")]);
     assert_eq!(good(&format!("{ATTACH}{SERVICE}[capacity]\nblocks = 8000000\n")).warnings, []);
 }
 

@@ -4,16 +4,17 @@
 //! /sys/fs/bpf/guard/            GUARD_PIN_PATH
 //!   abi-1-1/EPOCH, BLOCKS, …    a set of maps: the version of their layout, and a number, see [`MapSet`]
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
+//!   lock                        the directory that is locked by who changes the others
 //!   tracker/PROGRAM             the links of the programs that count connections
 //! ```
 
-use std::fs::File;
+use std::fs::{DirBuilder, File};
 use std::io::{self, ErrorKind};
 use std::os::fd::AsFd;
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 use std::time::{Duration, Instant};
-use std::{fs, iter, thread};
+use std::{fs, thread};
 
 use nix::errno::Errno;
 use nix::fcntl::{Flock, FlockArg};
@@ -21,12 +22,17 @@ use nix::mount::{MsFlags, mount};
 use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 
 use super::{Error, Mode, bpf};
+use trust::{is_name_of_guard, is_plain};
 
 mod sets;
+mod trust;
 
 pub use sets::MapSet;
 
 const BPFFS: &str = "/sys/fs/bpf";
+/// Nobody else may look into it: to lock a directory, it takes no more than to open it.
+const PRIVATE: u32 = 0o700;
+const LOCK: &str = "lock";
 
 /// How long a process waits for another that changes what is pinned. A command takes a second for a million blocks.
 const PATIENCE: Duration = Duration::from_secs(2);
@@ -88,12 +94,13 @@ impl Pins {
         if !is_bpffs(existing) {
             self.mount()?;
         }
-        let links = self.links();
-        fs::create_dir_all(&links).map_err(|source| Error::File {
-            action: "cannot create",
-            path: links,
-            source,
-        })
+        self.check_owner()?;
+        create(self.links())?;
+        // Another user may have been faster.
+        self.check_owner()?;
+        // Older builds let others look into it. Root may find that of another user, who does it then.
+        let _ = fs::set_permissions(&self.root, fs::Permissions::from_mode(PRIVATE));
+        Ok(())
     }
 
     /// Makes this process the only one that changes what is pinned here. Waits for a moment, as for a command that is about to end.
@@ -101,14 +108,18 @@ impl Pins {
     /// # Errors
     /// When another process stays the only one.
     pub fn alone(&self) -> Result<Alone, Error> {
-        let failed = |source| Error::File { action: "cannot lock", path: self.root.clone(), source };
+        self.check_owner()?;
+        self.require_bpffs()?;
+        let path = self.root.join(LOCK);
+        let failed = |source| Error::File { action: "cannot lock", path: path.clone(), source };
         let begin = Instant::now();
         loop {
-            let directory = File::open(&self.root).map_err(failed)?;
+            make_private(&path).map_err(failed)?;
+            let directory = File::open(&path).map_err(failed)?;
             let inode = directory.metadata().map_err(failed)?.ino();
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
                 // Another process may have removed it and made it anew meanwhile.
-                Ok(lock) if fs::metadata(&self.root).is_ok_and(|now| now.ino() == inode) => {
+                Ok(lock) if fs::metadata(&path).is_ok_and(|now| now.ino() == inode) => {
                     return Ok(Alone(lock));
                 }
                 Ok(_) | Err((_, Errno::EWOULDBLOCK)) if begin.elapsed() < PATIENCE => {
@@ -129,13 +140,12 @@ impl Pins {
                 format!("the pins are not below {BPFFS}"),
             )));
         }
-        let nothing: Option<&str> = None;
         mount(
             Some("bpf"),
             BPFFS,
             Some("bpf"),
             MsFlags::MS_NOSUID | MsFlags::MS_NODEV | MsFlags::MS_NOEXEC,
-            nothing,
+            Some("mode=0700"),
         )
         .map_err(|errno| failed(errno.into()))
     }
@@ -177,31 +187,68 @@ impl Pins {
         self.pinned_links()?.iter().try_for_each(|(_, _, path)| cut(path))
     }
 
-    /// Takes guard out of the kernel: every link is cut, every pin removed, also those of other builds and those of a
-    /// start that was cut short. Returns how many links there were.
+    /// Takes guard out of the kernel, as the only process that changes it. Returns how many links there were.
     ///
     /// # Errors
-    /// When a link cannot be cut or a pin cannot be removed; the others are gone all the same.
+    /// When another process stays the only one, and those of [`remove_all`](Self::remove_all).
+    pub fn detach(&self) -> Result<usize, Error> {
+        if !self.exist() {
+            return Ok(0);
+        }
+        let _alone = self.alone()?;
+        self.remove_all()
+    }
+
+    /// Takes guard out of the kernel: every link is cut, every pin removed, also those of other builds and those of a
+    /// start that was cut short. Returns how many links there were. Whoever calls this is the only process that changes what is pinned.
+    ///
+    /// # Errors
+    /// When this is no BPF file system or no directory of guard, a link cannot be cut or a pin cannot be removed; the others are gone all
+    /// the same. When something is there that has no name of guard's: it stays.
     pub fn remove_all(&self) -> Result<usize, Error> {
-        let links = entries(&self.links())?;
+        if !self.exist() {
+            return Ok(0);
+        }
+        self.check_owner()?;
+        self.require_bpffs()?;
+        let links: Vec<PathBuf> = pins_in(&self.links())?;
         let mut result = Ok(links.len());
         for link in &links {
             result = result.and_then(|count| cut(link).map(|()| count));
         }
-        let directories = entries(&self.root)?;
-        let files = directories.iter().filter(|path| path.is_dir()).map(|path| entries(path));
-        for file in files.collect::<Result<Vec<_>, _>>()?.into_iter().flatten() {
-            result = result.and_then(|count| remove(&file, |path| fs::remove_file(path)).map(|()| count));
-        }
-        for directory in directories.iter().map(PathBuf::as_path).chain(iter::once(self.root.as_path())) {
+        let (directories, others): (Vec<_>, Vec<_>) =
+            entries(&self.root)?.into_iter().partition(|path| is_name_of_guard(path) && !path.is_symlink());
+        for directory in &directories {
+            for file in pins_in(directory)? {
+                result = result.and_then(|count| remove(&file, |path| fs::remove_file(path)).map(|()| count));
+            }
             result = result.and_then(|count| remove(directory, |path| fs::remove_dir(path)).map(|()| count));
         }
-        result
+        if let Some(other) = others.into_iter().next() {
+            return result.and(Err(Error::NotOfGuard(other)));
+        }
+        result.and_then(|count| remove(&self.root, |path| fs::remove_dir(path)).map(|()| count))
+    }
+}
+
+/// The pins in a directory of guard's.
+fn pins_in(directory: &Path) -> Result<Vec<PathBuf>, Error> {
+    let is_pin = |path: &PathBuf| {
+        let is_named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_plain);
+        is_named && fs::symlink_metadata(path).is_ok_and(|data| data.is_file())
+    };
+    Ok(entries(directory)?.into_iter().filter(is_pin).collect())
+}
+
+fn make_private(directory: &Path) -> io::Result<()> {
+    match DirBuilder::new().mode(PRIVATE).create(directory) {
+        Err(error) if error.kind() == ErrorKind::AlreadyExists => Ok(()),
+        made => made,
     }
 }
 
 fn create(directory: PathBuf) -> Result<(), Error> {
-    fs::create_dir_all(&directory).map_err(|source| Error::File {
+    DirBuilder::new().recursive(true).mode(PRIVATE).create(&directory).map_err(|source| Error::File {
         action: "cannot create",
         path: directory,
         source,
