@@ -173,8 +173,8 @@ fn charge<N: Notes>(notes: &N, packet: &Sample, reason: Reason, accused: &Accuse
         OffenceKind::Refused => (true, thresholds.refused),
         OffenceKind::Limited | OffenceKind::Connections => (false, thresholds.limited),
     };
-    // What a service that only monitors has let pass is no evidence.
-    if threshold == 0 || reason.drops() && packet.passed != 0 {
+    // Of a service that only monitors, the agent tells who would have been blocked.
+    if threshold == 0 {
         return;
     }
     let proven = is_proven(notes, packet);

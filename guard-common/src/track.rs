@@ -11,12 +11,17 @@ use crate::{Address, Family, Tables};
 const ESTABLISHED: i32 = 1;
 const SYN_RECV: i32 = 3;
 const CLOSE: i32 = 7;
+const CLOSE_WAIT: i32 = 8;
+const LAST_ACK: i32 = 9;
+const CLOSING: i32 = 11;
 
 /// What a change of state means.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Change {
     /// A client has finished its handshake: its address is no forgery.
     Opened,
+    /// The client has closed its end; the server has not let go of the socket yet.
+    ClosedByClient,
     /// The socket holds nothing of the client any longer. (What waits in TIME_WAIT is no socket of a server.)
     Closed,
 }
@@ -26,6 +31,7 @@ pub enum Change {
 pub const fn change(from: i32, to: i32) -> Option<Change> {
     match (from, to) {
         (SYN_RECV, ESTABLISHED) => Some(Change::Opened),
+        (_, CLOSE_WAIT | LAST_ACK | CLOSING) => Some(Change::ClosedByClient),
         (_, CLOSE) => Some(Change::Closed),
         _ => None,
     }
@@ -83,13 +89,14 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_a_finished_handshake_opens_and_only_the_end_closes() {
+    fn only_a_finished_handshake_opens_and_only_a_close_closes() {
         const SYN_SENT: i32 = 2;
         let states = 1..=12;
         for (from, to) in states.clone().flat_map(|from| states.clone().map(move |to| (from, to))) {
             let expected = match (from, to) {
                 (3, 1) => Some(Change::Opened),
                 (_, 7) => Some(Change::Closed),
+                (_, 8 | 9 | 11) => Some(Change::ClosedByClient),
                 _ => None,
             };
             assert_eq!(change(from, to), expected, "{from} to {to}");

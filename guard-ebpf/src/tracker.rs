@@ -5,7 +5,7 @@ use core::ffi::c_void;
 use aya_ebpf::bindings::BPF_NOEXIST;
 use aya_ebpf::helpers::{bpf_get_socket_cookie, bpf_probe_read_kernel, bpf_skc_to_tcp_sock};
 use guard_common::abi::{
-    Correction, FlowKey, Home, Lost, Offence, OffenceKind, OpenCount, OpeningKey, Surplus, Tracked,
+    Correction, FlowKey, Home, Lost, Marks, Offence, OffenceKind, OpenCount, OpeningKey, Surplus, Tracked,
 };
 use guard_common::drops::Notes;
 use guard_common::gcra::Word;
@@ -16,7 +16,7 @@ use crate::maps::{CONNECTIONS, FLOWS, HOME, OPENINGS, SOCKETS, SURPLUS, Sums, lo
 use crate::notes::{Noted, thresholds};
 use crate::now;
 use crate::tables::Maps;
-use crate::word::MapWord;
+use crate::word::{self, MapWord};
 
 /// The one of several attempts that succeeds is the first, but for races.
 const ATTEMPTS: u32 = 4;
@@ -74,12 +74,17 @@ impl Socket {
         unsafe { bpf_probe_read_kernel(inode.cast::<u32>()) }.ok()
     }
 
-    /// The number of the next byte that is expected from the client.
+    /// The number of the client's SYN: the next byte that is expected, less the SYN, which has a number of its own, and less the data that
+    /// came with it (TCP Fast Open).
     #[inline(always)]
-    fn next(self, home: &Home) -> Option<u32> {
-        let next = self.0.wrapping_add(home.next_at as usize);
+    fn sequence(self, home: &Home) -> Option<u32> {
+        let (next, received) =
+            (self.0.wrapping_add(home.next_at as usize), self.0.wrapping_add(home.received_at as usize));
         // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(next.cast::<u32>()) }.ok()
+        let next = unsafe { bpf_probe_read_kernel(next.cast::<u32>()) }.ok()?;
+        // SAFETY: as above.
+        let received = unsafe { bpf_probe_read_kernel(received.cast::<u64>()) }.ok()?;
+        Some(next.wrapping_sub(1).wrapping_sub(received as u32))
     }
 
     /// IPv4 addresses that an IPv6 socket has are in mapped form in it, as in [`Address`].
@@ -103,6 +108,7 @@ impl Socket {
 pub fn changed(socket: Socket, from: i32, to: i32) {
     match track::change(from, to) {
         Some(Change::Opened) => opened(socket),
+        Some(Change::ClosedByClient) => mark(socket.cookie(), Marks(Marks::CLOSED_BY_CLIENT)),
         Some(Change::Closed) => close(socket.cookie()),
         None => {}
     }
@@ -115,9 +121,8 @@ fn opened(socket: Socket) {
     }
     let (Some(client), Some(home)) = (socket.client(), HOME.get(0)) else { return };
     let port = u16::from_be(socket.read::<u16>(offset::DPORT));
-    // What the client has sent until now is one SYN, which has a number, too.
-    let Some(next) = socket.next(home) else { return };
-    let key = OpeningKey::new(client, port, next.wrapping_sub(1));
+    let Some(sequence) = socket.sequence(home) else { return };
+    let key = OpeningKey::new(client, port, sequence);
     // It did not come through guard: over another interface, from a container.
     // SAFETY: the value is copied; what another CPU may be writing to it is one word.
     let Some(opening) = OPENINGS.get_ptr(key).map(|opening| unsafe { *opening }) else { return };
@@ -134,22 +139,35 @@ fn opened(socket: Socket) {
         },
     };
     let flow = FlowKey::new(client, port, source.service());
-    let tracked = Tracked { source, flow, namespace: namespace.unwrap_or(0) };
+    let tracked = Tracked { source, flow, namespace: namespace.unwrap_or(0), marks: Marks(0) };
     let cookie = socket.cookie();
-    let Some(count) = open(cookie, &tracked) else { return };
+    let count = match open(cookie, &tracked) {
+        Opened::As(count) => count,
+        Opened::Known => return,
+        Opened::NoRoom => NO_ROOM,
+    };
+    let most = track::most(&Maps, Maps.epoch().live(|| now), source.service(), client);
+    if most != 0 && count > most {
+        exceed(Surplus { cookie, no_room: (count == NO_ROOM).into() });
+    }
+    if count == NO_ROOM {
+        return;
+    }
     let threshold = thresholds(now).connections;
     if threshold != 0 && count > threshold {
         Noted.offence(Offence::new(OffenceKind::Connections, source, count, now, now));
     }
-    let most = track::most(&Maps, Maps.epoch().live(|| now), source.service(), client);
-    if most != 0 && count > most {
-        match SURPLUS.reserve(0) {
-            Some(mut entry) => {
-                entry.write(Surplus { cookie });
-                entry.submit(0);
-            }
-            None => lose(Lost::Surplus),
+}
+
+/// Tells the agent of a connection that it is to end.
+#[inline(always)]
+fn exceed(surplus: Surplus) {
+    match SURPLUS.reserve(0) {
+        Some(mut entry) => {
+            entry.write(surplus);
+            entry.submit(0);
         }
+        None => lose(Lost::Surplus),
     }
 }
 
@@ -161,43 +179,86 @@ pub fn correct(correction: Correction) {
             open(cookie, &tracked);
         }
         Correction::Close { cookie } => close(cookie),
+        Correction::Mark { cookie, marks } => mark(cookie, marks),
         Correction::Add { source, amount } => {
             add(&CONNECTIONS, &source, amount);
         }
     }
 }
 
-/// Counts a connection. Returns how many its source has now; none if it was counted before, or there is no room.
+/// What became of a connection that was to be counted.
+enum Opened {
+    /// Its source has so many now.
+    As(u64),
+    Known,
+    NoRoom,
+}
+
+/// More connections than any source can have.
+const NO_ROOM: u64 = u64::MAX;
+
+/// Counts a connection.
 #[inline(always)]
-fn open(cookie: u64, tracked: &Tracked) -> Option<u64> {
+fn open(cookie: u64, tracked: &Tracked) -> Opened {
     if let Err(error) = SOCKETS.insert(cookie, *tracked, u64::from(BPF_NOEXIST)) {
         const EXISTS: i32 = -17;
-        if error != EXISTS {
-            lose(Lost::Connection);
+        if error == EXISTS {
+            return Opened::Known;
         }
-        return None;
+        lose(Lost::Connection);
+        return Opened::NoRoom;
     }
-    let count = add(&CONNECTIONS, &tracked.source, OpenCount::OPENED);
-    if count.is_none() {
+    let amount = if tracked.marks.counts() { OpenCount::OPENED } else { 0 };
+    let Some(count) = add(&CONNECTIONS, &tracked.source, amount) else {
         lose(Lost::Connection);
         let _ = SOCKETS.remove(cookie);
-        return None;
+        return Opened::NoRoom;
+    };
+    // Packets of a connection that the packet path did not see come in prove nothing.
+    if tracked.marks.is_evidence() {
+        let _ = add(&FLOWS, &tracked.flow, 1);
     }
-    let _ = add(&FLOWS, &tracked.flow, 1);
-    count.map(|count| OpenCount::of_word(count).open())
+    Opened::As(OpenCount::of_word(count).open())
+}
+
+/// Sets a bit of what is known of a connection: it takes a place of its source from then on, or gives it back.
+#[inline(always)]
+fn mark(cookie: u64, marks: Marks) {
+    let Some(tracked) = SOCKETS.get_ptr_mut(cookie) else { return };
+    // SAFETY: the value was just looked up, and its source is never changed.
+    let source = unsafe { (*tracked).source };
+    let before = set(tracked, marks);
+    let after = before.with(marks.0);
+    if before.has(Marks::ENDED) || before.counts() == after.counts() {
+        return;
+    }
+    add(&CONNECTIONS, &source, if after.counts() { OpenCount::OPENED } else { OpenCount::CLOSED });
+}
+
+/// Sets bits, and returns those that were set before.
+#[inline(always)]
+fn set(tracked: *mut Tracked, marks: Marks) -> Marks {
+    // SAFETY: the value was just looked up and stays readable for the run of the program; the word is aligned.
+    Marks(unsafe { word::fetch_or(&raw mut (*tracked).marks.0, marks.0) })
 }
 
 /// Counts a connection no longer.
 #[inline(always)]
 fn close(cookie: u64) {
-    let Some(tracked) = SOCKETS.get_ptr(cookie) else { return };
-    // SAFETY: the value was just looked up, and is never changed.
-    let Tracked { source, flow, .. } = unsafe { *tracked };
-    // Who removes it, counts.
-    if SOCKETS.remove(cookie).is_err() {
+    let Some(tracked) = SOCKETS.get_ptr_mut(cookie) else { return };
+    // SAFETY: the value was just looked up, and these are never changed.
+    let (source, flow) = unsafe { ((*tracked).source, (*tracked).flow) };
+    // Who ends it, counts.
+    let marks = set(tracked, Marks(Marks::ENDED));
+    if marks.has(Marks::ENDED) || SOCKETS.remove(cookie).is_err() {
         return;
     }
-    add(&CONNECTIONS, &source, OpenCount::CLOSED);
+    if marks.counts() {
+        add(&CONNECTIONS, &source, OpenCount::CLOSED);
+    }
+    if !marks.is_evidence() {
+        return;
+    }
     // If the client opens another one with the same port at this very moment, that flow may be removed: then it is no evidence, and the
     // word is below nothing when that one ends.
     if add(&FLOWS, &flow, 1_u64.wrapping_neg()).is_some_and(|sum| sum.cast_signed() <= 0) {

@@ -14,6 +14,24 @@ pub fn forget(number: u64) -> u64 {
     number
 }
 
+/// Sets bits of a 32-bit word in a map value, and returns what it was.
+///
+/// # Safety
+/// `word` is an aligned word of a map value.
+#[inline(always)]
+pub unsafe fn fetch_or(word: *mut u32, bits: u32) -> u32 {
+    let before: u64;
+    // SAFETY: the caller names a valid word; the instruction touches nothing else.
+    unsafe {
+        asm!(
+            "w0 = atomic_fetch_or((u32 *)({word} + 0), w0)",
+            word = in(reg) word,
+            inlateout("r0") u64::from(bits) => before,
+        );
+    }
+    before as u32
+}
+
 /// A 64-bit word in a map value.
 #[derive(Clone, Copy)]
 pub struct MapWord(*mut u64);

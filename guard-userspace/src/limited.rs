@@ -14,6 +14,8 @@ pub enum Kind {
     Blocked,
     /// A source should be blocked automatically, and the kernel does not take the block.
     NotBlocked,
+    /// A source would be blocked, if its service enforced.
+    WouldBlock,
     /// The ledger does not take an automatic block.
     NotRecorded,
     /// A source over a threshold is spared.
@@ -111,6 +113,7 @@ const fn most(kind: Kind) -> u64 {
     match kind {
         Kind::Blocked => MOST_BLOCKS,
         Kind::NotBlocked
+        | Kind::WouldBlock
         | Kind::NotRecorded
         | Kind::Spared
         | Kind::Killed

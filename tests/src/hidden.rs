@@ -22,8 +22,9 @@ impl Hidden {
             Ok(format!("common_pid == {}", thread.to_string_lossy()))
         });
         let threads = threads.collect::<Result<Vec<_>>>()?.join(" || ");
-        // Opened (from SYN_RECV) or closed.
-        let filter = format!("sport == {port} && (newstate == 7 || oldstate == 3) && ({threads})");
+        // Opened (from SYN_RECV), closed by the client or closed.
+        let filter =
+            format!("sport == {port} && (newstate == 7 || newstate == 8 || oldstate == 3) && ({threads})");
         Ok(Self(Tracer::start("sock/inet_sock_set_state", &filter)?))
     }
 

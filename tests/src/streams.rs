@@ -1,9 +1,14 @@
 //! A server that streams, and those who listen to it.
 
 use std::net::{IpAddr, SocketAddr, TcpStream};
+use std::os::fd::AsRawFd;
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
+use nix::sys::signal::Signal;
+use nix::sys::socket::sockopt::SendTimeout;
+use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, setsockopt, socket};
+use nix::sys::time::TimeVal;
 use serde_json::Value;
 use tempfile::NamedTempFile;
 
@@ -16,7 +21,7 @@ const PATIENCE: Duration = Duration::from_secs(10);
 pub struct StreamingServer<'a> {
     host: &'a Host,
     port: u16,
-    _process: Running,
+    process: Running,
 }
 
 impl<'a> StreamingServer<'a> {
@@ -26,9 +31,17 @@ impl<'a> StreamingServer<'a> {
     /// When it does not start.
     pub fn start(host: &'a Host, program: &str, port: u16) -> Result<Self> {
         let process = host.start(host.command(program).args(["--port", &port.to_string()]))?;
-        let server = Self { host, port, _process: process };
+        let server = Self { host, port, process };
         ensure!(wait::within(PATIENCE, || server.get("health").is_ok()), "the server does not start");
         Ok(server)
+    }
+
+    /// Lets the server stand still, or go on: SIGSTOP and SIGCONT.
+    ///
+    /// # Errors
+    /// When it is gone.
+    pub fn signal(&self, signal: Signal) -> Result<()> {
+        self.process.signal(signal)
     }
 
     /// Generations that run at this moment.
@@ -86,6 +99,28 @@ pub fn stream(host: &Host, server: &str) -> Result<Stream> {
     let server = if server.contains(':') { format!("[{server}]") } else { server.to_owned() };
     let process = host.start(curl.arg(format!("http://{server}:8000/v1/completions")))?;
     Ok(Stream { _process: process, heard })
+}
+
+/// Opens connections to port 8000 of a server from one address of a client, and does nothing with them.
+///
+/// # Errors
+/// When one is not open after some seconds: a busy machine loses packets.
+pub fn connect_from(host: &Host, client: &str, server: &str, count: usize) -> Result<Vec<TcpStream>> {
+    const ANSWER: TimeVal = TimeVal::new(5, 0);
+    let server: SocketAddr = (server.parse::<IpAddr>()?, 8000).into();
+    let client: SocketAddr = (client.parse::<IpAddr>()?, 0).into();
+    let family = if server.is_ipv6() { AddressFamily::Inet6 } else { AddressFamily::Inet };
+    host.enter(|| {
+        let open = || -> Result<TcpStream> {
+            let socket = socket(family, SockType::Stream, SockFlag::SOCK_CLOEXEC, None)?;
+            // Of a connect, it is how long that may take.
+            setsockopt(&socket, SendTimeout, &ANSWER)?;
+            bind(socket.as_raw_fd(), &SockaddrStorage::from(client))?;
+            nix::sys::socket::connect(socket.as_raw_fd(), &SockaddrStorage::from(server))?;
+            Ok(TcpStream::from(socket))
+        };
+        (0..count).map(|_| open().context("cannot connect")).collect()
+    })
 }
 
 /// Opens connections to port 8000 of a server and does nothing with them.

@@ -27,6 +27,7 @@ fn judge(guard: &Guard<'_>, policy: &Autoblock) -> Result<Decision> {
         count: 7000,
         threshold: 6000,
         window: Some(MINUTE),
+        holders: Vec::new(),
     };
     let (decision, blocked) = register.judge(&mut maps, &rules, &offence)?;
     let not_recorded = blocked.and_then(|blocked| blocked.not_recorded);

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::time::Duration;
 
 use anyhow::{Result, ensure};
-use guard_common::abi::{Block, Correction, End, FlowKey, SourceKey, Tracked};
+use guard_common::abi::{Block, Correction, End, FlowKey, Marks, SourceKey, Tracked};
 use guard_common::{Address, abi};
 use guard_tests::cpu_time;
 use guard_tests::frame::Frame;
@@ -62,6 +62,7 @@ fn few_entries_are_counted_exactly() -> Result<()> {
         source: source(1),
         flow: FlowKey::new(Address::v4([10, 0, 0, 1]), 40_000, source(1).service()),
         namespace: 1,
+        marks: Marks(0),
     };
     kernel.datapath.correct(&Correction::Open { cookie: 1, tracked })?;
     for number in 0..7 {

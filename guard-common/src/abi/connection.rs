@@ -142,6 +142,8 @@ pub struct Home {
     pub inode_at: u32,
     /// Where the number of the next byte that is expected lies in its `struct tcp_sock`.
     pub next_at: u32,
+    /// Where the number of bytes that were received lies there.
+    pub received_at: u32,
 }
 
 /// A connection that its source had no right to any longer when it was opened: its handshake was under way when the last free place went.
@@ -149,9 +151,11 @@ pub struct Home {
 #[repr(C)]
 pub struct Surplus {
     pub cookie: u64,
+    /// Not 0: the table of connections is full, so the limit of its source cannot count this one.
+    pub no_room: u64,
 }
 
-/// A connection that is counted.
+/// A connection that is known.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
 #[repr(C)]
 pub struct Tracked {
@@ -159,40 +163,86 @@ pub struct Tracked {
     pub flow: FlowKey,
     /// The inode of the network namespace that its socket is in; 0 if that could not be told.
     pub namespace: u32,
+    /// The bits of [`Marks`], which the programs change one by one.
+    pub marks: Marks,
+}
+
+/// How a connection came to be known, and what became of it.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Hash)]
+#[repr(transparent)]
+pub struct Marks(pub u32);
+
+impl Marks {
+    /// A comparison has found it; the packet path did not see it come in. It counts, and is evidence of nothing.
+    pub const FOUND: u32 = 1;
+    /// The client has closed its end. What the server holds from then on is not held against the client.
+    pub const CLOSED_BY_CLIENT: u32 = 2;
+    /// The client still acknowledges what the server sends: it has closed only its own direction.
+    pub const SERVED: u32 = 4;
+    /// It is over, and one program is about to remove it.
+    pub const ENDED: u32 = 8;
+
+    /// Whether the connection takes one of its source's places.
+    #[inline(always)]
+    pub const fn counts(self) -> bool {
+        self.0 & (Self::CLOSED_BY_CLIENT | Self::SERVED) != Self::CLOSED_BY_CLIENT
+    }
+
+    /// Whether it can be held against the client.
+    #[inline(always)]
+    pub const fn is_evidence(self) -> bool {
+        self.0 & Self::FOUND == 0
+    }
+
+    #[must_use]
+    pub const fn with(self, bit: u32) -> Self {
+        Self(self.0 | bit)
+    }
+
+    #[inline(always)]
+    pub const fn has(self, bit: u32) -> bool {
+        self.0 & bit != 0
+    }
 }
 
 /// A correction of what is counted, which the agent hands to the program `guard_correct` as a frame:
-/// operation (8 bytes), number (8), source (20), flow (20), namespace (4); numbers in the byte order of the host.
+/// operation (8 bytes), number (8), source (20), flow (20), namespace (4), marks (4); numbers in the byte order of the host.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Correction {
     /// A socket is there that is not counted.
     Open { cookie: u64, tracked: Tracked },
     /// A socket is counted that is not there.
     Close { cookie: u64 },
+    /// A bit of its [`Marks`] is to be set: the client has closed it, or is served all the same.
+    Mark { cookie: u64, marks: Marks },
     /// So many are to be added to the count of a source, in two's complement.
     Add { source: SourceKey, amount: u64 },
 }
 
 impl Correction {
-    pub const LENGTH: usize = 60;
+    pub const LENGTH: usize = 64;
     const OPEN: u64 = 1;
     const CLOSE: u64 = 2;
     const ADD: u64 = 3;
+    const MARK: u64 = 4;
 
     pub fn encode(&self) -> [u8; Self::LENGTH] {
-        let (operation, number, source, flow, namespace) = match self {
+        let (operation, number, source, flow, namespace, marks) = match *self {
             Self::Open { cookie, tracked } => {
-                (Self::OPEN, cookie, tracked.source.to_bytes(), tracked.flow.to_bytes(), tracked.namespace)
+                let Tracked { source, flow, namespace, marks } = tracked;
+                (Self::OPEN, cookie, source.to_bytes(), flow.to_bytes(), namespace, marks)
             }
-            Self::Close { cookie } => (Self::CLOSE, cookie, [0; 20], [0; 20], 0),
-            Self::Add { source, amount } => (Self::ADD, amount, source.to_bytes(), [0; 20], 0),
+            Self::Close { cookie } => (Self::CLOSE, cookie, [0; 20], [0; 20], 0, Marks(0)),
+            Self::Mark { cookie, marks } => (Self::MARK, cookie, [0; 20], [0; 20], 0, marks),
+            Self::Add { source, amount } => (Self::ADD, amount, source.to_bytes(), [0; 20], 0, Marks(0)),
         };
         let mut bytes = [0; Self::LENGTH];
         bytes[..8].copy_from_slice(&operation.to_ne_bytes());
         bytes[8..16].copy_from_slice(&number.to_ne_bytes());
         bytes[16..36].copy_from_slice(&source);
         bytes[36..56].copy_from_slice(&flow);
-        bytes[56..].copy_from_slice(&namespace.to_ne_bytes());
+        bytes[56..60].copy_from_slice(&namespace.to_ne_bytes());
+        bytes[60..].copy_from_slice(&marks.0.to_ne_bytes());
         bytes
     }
 
@@ -203,9 +253,13 @@ impl Correction {
         let source = SourceKey::from_bytes(read(frame, 16)?);
         let flow = FlowKey::from_bytes(read(frame, 36)?);
         let namespace = u32::from_ne_bytes(read(frame, 56)?);
+        let marks = Marks(u32::from_ne_bytes(read(frame, 60)?));
         match u64::from_ne_bytes(read(frame, 0)?) {
-            Self::OPEN => Some(Self::Open { cookie: number, tracked: Tracked { source, flow, namespace } }),
+            Self::OPEN => {
+                Some(Self::Open { cookie: number, tracked: Tracked { source, flow, namespace, marks } })
+            }
             Self::CLOSE => Some(Self::Close { cookie: number }),
+            Self::MARK => Some(Self::Mark { cookie: number, marks }),
             Self::ADD => Some(Self::Add { source, amount: number }),
             _ => None,
         }
@@ -221,11 +275,12 @@ mod tests {
     fn corrections_arrive_as_they_were_sent() {
         let address = Address::v4([10, 1, 2, 3]);
         let source = SourceKey::new(ServiceId::new(7), &Service::new(false, 32, 64), address);
-        let tracked =
-            Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(7)), namespace: 9 };
+        let flow = FlowKey::new(address, 40_000, ServiceId::new(7));
+        let tracked = Tracked { source, flow, namespace: 9, marks: Marks(Marks::FOUND) };
         let corrections = [
             Correction::Open { cookie: u64::MAX, tracked },
             Correction::Close { cookie: 5 },
+            Correction::Mark { cookie: 6, marks: Marks(Marks::SERVED) },
             Correction::Add { source, amount: 3_u64.wrapping_neg() },
         ];
         for correction in corrections {
@@ -246,6 +301,16 @@ mod tests {
         opening.begin_again(&source(8));
         opening.begin_again(&source(7));
         assert_eq!(opening.source(), None);
+    }
+
+    #[test]
+    fn what_the_client_has_closed_takes_no_place_unless_it_is_served() {
+        let marks = Marks::default();
+        assert!(marks.counts() && marks.is_evidence());
+        let closed = marks.with(Marks::CLOSED_BY_CLIENT);
+        assert!(!closed.counts() && closed.with(Marks::SERVED).counts());
+        let found = marks.with(Marks::FOUND);
+        assert!(found.counts() && !found.is_evidence());
     }
 
     #[test]

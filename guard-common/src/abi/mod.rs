@@ -16,7 +16,7 @@ mod traffic;
 mod watch;
 
 pub use block::{Block, End};
-pub use connection::{Correction, FlowKey, Home, OpenCount, Opening, OpeningKey, Surplus, Tracked};
+pub use connection::{Correction, FlowKey, Home, Marks, OpenCount, Opening, OpeningKey, Surplus, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
 pub use ids::{LimitsId, ServiceId};
 pub use policy::{

@@ -204,7 +204,6 @@ fn what_anybody_can_forge_is_no_evidence() {
         ("too many connections", Sample { reason: Reason::MaxConnections as u8, ..over }),
         ("a block", Sample { reason: Reason::Blocked as u8, ..over }),
         ("a malformed packet", Sample { reason: Reason::Malformed as u8, ..over }),
-        ("monitor mode", Sample { passed: 1, ..over }),
         ("another client", Sample { source: Address::v4([10, 1, 2, 4]).to_bytes(), ..over }),
     ];
     for (name, drop) in cases {
@@ -213,6 +212,14 @@ fn what_anybody_can_forge_is_no_evidence() {
         assert!(notes.offences.borrow().is_empty(), "{name}");
         assert_eq!(notes.suspicion.load(), 0, "{name}");
     }
+}
+
+/// The agent tells who would have been blocked, so the kernel reports it.
+#[test]
+fn what_a_service_that_only_monitors_lets_pass_is_reported() {
+    let notes = with_a_connection();
+    note_all(&notes, &Sample { passed: 1, ..drop(Reason::PacketRate) }, 10_000, SECOND, 30 * SECOND);
+    assert_eq!(notes.offences.borrow().len(), 1);
 }
 
 /// A forger who tries all ports hits those of the client's connections, too.

@@ -27,6 +27,8 @@ pub(super) enum Topic {
     Batch,
     /// Sources that offend are not blocked.
     NotBlocked,
+    /// The tables have no room for all connections.
+    NoRoom,
     /// Lines of the log are lost.
     Log,
     /// Another program changed the kernel's tables of blocks.

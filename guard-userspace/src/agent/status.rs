@@ -8,6 +8,7 @@ use guard_common::abi::{Counter, Lost, ServiceId};
 use nix::net::if_::{if_indextoname, if_nametoindex};
 use serde::{Deserialize, Serialize};
 
+use crate::autoblock::Hypothetical;
 use crate::blocks::BlockCounts;
 use crate::config;
 use crate::connections::{self, Totals};
@@ -46,6 +47,9 @@ pub struct Status {
     /// How much is blocked.
     #[serde(default)]
     pub blocks: BlockCounts,
+    /// Sources that would have been blocked, had their services not only monitored; the latest first.
+    #[serde(default)]
+    pub would_block: Vec<Hypothetical>,
     /// What could not be told or counted.
     #[serde(default)]
     pub lost: LostStatus,

@@ -61,7 +61,7 @@ pub enum Exemption {
     Wide { widest: u8 },
     /// It is blocked, and for long enough.
     Blocked,
-    /// Somebody has let it in with these connections.
+    /// An operator has let it in with these connections.
     Pardoned,
 }
 
@@ -100,7 +100,8 @@ pub fn decide(
     })
 }
 
-fn spared(rules: &Rules<'_>, source: &IpNet) -> Option<Exemption> {
+/// Why a source is not blocked, whatever it does.
+pub(super) fn spared(rules: &Rules<'_>, source: &IpNet) -> Option<Exemption> {
     if !rules.autoblock.enabled {
         return Some(Exemption::Disabled);
     }

@@ -1,4 +1,5 @@
 use std::fmt;
+use std::net::IpAddr;
 use std::time::Duration;
 
 use ipnet::IpNet;
@@ -28,6 +29,8 @@ pub struct Offence {
     pub threshold: u64,
     /// In which time it was counted; none for what is so at one moment.
     pub window: Option<Duration>,
+    /// The addresses of the source with connections that are evidence, and how many each has; the one with most first.
+    pub holders: Vec<(IpAddr, u64)>,
 }
 
 /// Why an automatic block was made: its figures, as the ledger keeps them and `guard blocks` shows them.
@@ -46,7 +49,7 @@ pub struct Evidence {
 
 impl Offence {
     pub(super) fn evidence(&self, strike: u32) -> Evidence {
-        let Self { source: _, service, kind, count, threshold, window } = self;
+        let Self { source: _, service, kind, count, threshold, window, holders: _ } = self;
         Evidence {
             kind: *kind,
             service: service.clone(),
@@ -55,6 +58,13 @@ impl Offence {
             window: window.map(|window| window.as_secs()),
             strike,
         }
+    }
+
+    /// The same offence, held against one address.
+    pub(super) fn by(&self, (address, connections): (IpAddr, u64)) -> Self {
+        let is_over = self.kind == Kind::Connections && connections > self.threshold;
+        let count = if is_over { connections } else { self.count };
+        Self { source: address.into(), count, holders: vec![(address, connections)], ..self.clone() }
     }
 
     /// As a sentence says it: `312 connections at once (limit 256)`.

@@ -60,6 +60,14 @@ impl Memory {
         self.offenders.get(net).copied().filter(|offender| !offender.is_forgotten(now, forget_after))
     }
 
+    /// Whether an offender within a network, other than `but`, is not forgotten at `now`.
+    pub fn has_within(&self, net: &IpNet, but: &IpNet, now: i64, forget_after: Duration) -> bool {
+        let is_other = |(known, offender): (&IpNet, &Offender)| {
+            known != but && net.contains(known) && !offender.is_forgotten(now, forget_after)
+        };
+        self.offenders.iter().any(is_other)
+    }
+
     /// How many are blocked at `now`.
     pub fn in_force(&self, now: i64) -> usize {
         self.offenders.values().filter(|offender| offender.until > now).count()

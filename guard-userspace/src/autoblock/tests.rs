@@ -27,6 +27,7 @@ fn offence(source: &str) -> Offence {
         count: 312,
         threshold: 256,
         window: None,
+        holders: Vec::new(),
     }
 }
 

@@ -117,6 +117,35 @@ impl Register {
         Ok(Blocked { added, already, not_recorded })
     }
 
+    /// The offences that this one is, each with the network to block.
+    pub fn targets(&self, rules: &Rules<'_>, offence: &Offence) -> Vec<Offence> {
+        autoblock::targets(rules, offence, &self.memory, (boot_now() / 1_000_000).cast_signed())
+    }
+
+    /// What would become of an offence, if its service enforced.
+    ///
+    /// # Errors
+    /// When the kernel's tables cannot be read.
+    pub fn consider(&mut self, maps: &Maps, rules: &Rules<'_>, offence: &Offence) -> Result<Decision, Error> {
+        let at = boot_now();
+        let time = (at / 1_000_000).cast_signed();
+        let ends = self.told.ends(maps, &offence.source)?;
+        let left = |until: abi::End| {
+            if until == abi::End::FOREVER {
+                return Duration::MAX;
+            }
+            Duration::from_nanos(until.nanoseconds().saturating_sub(at))
+        };
+        let in_force = InForce { host: left(ends.host), services: left(ends.services) };
+        let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
+        let Offence { source, service, kind, count, .. } = offence;
+        let is_pardoned = *kind == Kind::Connections && self.pardons.cover(source, service, *count);
+        if is_pardoned && matches!(decision, Decision::Block(_)) {
+            return Ok(Decision::Exempt(Exemption::Pardoned));
+        }
+        Ok(decision)
+    }
+
     /// Decides on an offence, and blocks the source if that is the decision.
     ///
     /// # Errors
@@ -130,23 +159,10 @@ impl Register {
         let clock = Clock::now();
         let at = boot_now();
         let time = (at / 1_000_000).cast_signed();
-        let ends = self.told.ends(maps, &offence.source)?;
-        let left = |until: abi::End| {
-            if until == abi::End::FOREVER {
-                return Duration::MAX;
-            }
-            Duration::from_nanos(until.nanoseconds().saturating_sub(at))
-        };
-        let in_force = InForce { host: left(ends.host), services: left(ends.services) };
-        let decision = autoblock::decide(rules, offence, &self.memory, in_force, time);
-        let is_pardoned =
-            offence.kind == Kind::Connections && self.pardons.cover(&offence.source, offence.count);
-        if is_pardoned && matches!(decision, Decision::Block(_)) {
-            return Ok((Decision::Exempt(Exemption::Pardoned), None));
-        }
+        let decision = self.consider(maps, rules, offence)?;
         let Decision::Block(automatic) = &decision else { return Ok((decision, None)) };
         let blocks = [automatic_block(automatic, &clock, at)];
-        let wanted = self::ends(blocks.iter().map(Block::end), &clock);
+        let wanted = ends(blocks.iter().map(Block::end), &clock);
         let until = wanted.values().map(|ends| ends.services.nanoseconds() / 1_000_000).max().unwrap_or(0);
         let added = self.told.block(maps, &wanted)?;
         self.added.added_auto += 1;
@@ -163,12 +179,18 @@ impl Register {
         self.pardons.keep(offenders);
     }
 
-    /// Ends the blocks of these networks. A source that was blocked automatically is let in, and remembered; what it has open then is no
-    /// offence.
+    /// Ends the blocks of these networks. A source that was blocked automatically is let in, and remembered; what it has open at this moment
+    /// is no offence: `open` tells how many connections that are, by service.
     ///
     /// # Errors
     /// When the only one was not blocked, or the kernel refuses; nothing has changed then.
-    pub fn unblock(&mut self, maps: &mut Maps, nets: &[IpNet], by: &str) -> Result<Unblocked, RegisterError> {
+    pub fn unblock(
+        &mut self,
+        maps: &mut Maps,
+        nets: &[IpNet],
+        by: &str,
+        mut open: impl FnMut(&IpNet) -> BTreeMap<String, u64>,
+    ) -> Result<Unblocked, RegisterError> {
         let clock = Clock::now();
         let ended = self.told.end(maps, nets)?;
         if let ([net], true) = (nets, ended.is_empty()) {
@@ -176,7 +198,10 @@ impl Register {
         }
         let unblocked = ended.len();
         let offenders = self.memory.let_in(&ended, (boot_now() / 1_000_000).cast_signed());
-        self.pardons.grant(offenders.keys());
+        for net in offenders.keys() {
+            self.pardons.forget(net);
+            open(net).iter().for_each(|(service, open)| self.pardons.grant(*net, service, *open));
+        }
         let events = notes::unblocked(ended.iter().copied().collect(), by).into_iter().collect();
         let not_recorded = self.write(Change { removed: ended, events, offenders, ..Change::new(clock) });
         Ok(Unblocked { unblocked, not_recorded })

@@ -10,6 +10,7 @@ use super::Global;
 use super::agentless::Agentless;
 use super::output::{print, print_json};
 use crate::agent;
+use crate::autoblock::Hypothetical;
 use crate::control::{BlockStatus, ClientError, path};
 use crate::explain::{Background, Explanation};
 
@@ -81,13 +82,21 @@ fn without_agent(global: &Global, ask: &agent::ExplainQuery) -> Result<Vec<Expla
 fn render(explanations: &[Explanation]) -> String {
     let mut text = String::new();
     for explanation in explanations {
-        let Explanation { source, protocol, port, verdict, reason, steps, advice, .. } = explanation;
+        let Explanation { source, protocol, port, verdict, reason, steps, would_block, advice, .. } =
+            explanation;
         // Writing to a string cannot fail.
         let _ = writeln!(text, "{source} to {protocol} port {port}: {}, {reason}", verdict.to_uppercase());
         let decided = steps.len().saturating_sub(1);
         for (number, step) in steps.iter().enumerate() {
             let mark = if number == decided && verdict != "pass" { '>' } else { ' ' };
             let _ = writeln!(text, "{mark} {:<12} {}", step.step, step.text);
+        }
+        if let Some(Hypothetical { net, reason, .. }) = would_block {
+            let _ = writeln!(
+                text,
+                "  {:<12} if the service enforced, {net} would be blocked: {reason}",
+                "monitor"
+            );
         }
         if let Some(advice) = advice {
             let _ = writeln!(text, "  {:<12} {advice}", "next");

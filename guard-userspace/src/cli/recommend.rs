@@ -11,6 +11,7 @@ use super::Global;
 use super::blocks::time;
 use super::duration::lasting;
 use super::output::{print, print_json};
+use crate::autoblock::Hypothetical;
 use crate::control::{ClientError, path};
 use crate::recommend::{Dropped, ObserveRequest, OwnLimits, Proposal};
 
@@ -102,6 +103,7 @@ fn render(proposals: &[Proposal]) -> String {
             own,
             would_have_dropped,
             doubts,
+            would_block,
             lines,
         } = proposal;
         let watched = humantime::format_duration(Duration::from_secs(*watched_seconds));
@@ -113,6 +115,9 @@ fn render(proposals: &[Proposal]) -> String {
         );
         for doubt in doubts {
             let _ = writeln!(text, "# TAKE CARE: {doubt}");
+        }
+        for Hypothetical { net, reason, .. } in would_block {
+            let _ = writeln!(text, "# TAKE CARE: {net} would have been blocked: {reason}");
         }
         if let Some(busiest) = busiest {
             let _ = writeln!(

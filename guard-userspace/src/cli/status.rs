@@ -6,8 +6,10 @@ use anyhow::Result;
 use clap::Args;
 
 use super::Global;
+use super::blocks::time;
 use super::output::{print, print_json, table};
 use crate::agent::{PolicyStatus, Status};
+use crate::autoblock::Hypothetical;
 use crate::control::{ClientError, path};
 
 /// Show what is guarded, how, and what was counted
@@ -54,6 +56,9 @@ impl ShowStatus {
         let _ = write!(text, "\ninterfaces\n{}", interfaces(status));
         if !status.services.is_empty() {
             let _ = write!(text, "\nservices\n{}", services(status));
+        }
+        if !status.would_block.is_empty() {
+            let _ = write!(text, "\nwould be blocked, if their services enforced\n{}", would_block(status));
         }
         let _ = write!(text, "\ntables\n{}", tables(status));
         let _ = write!(text, "\npackets\n{}", self.counters(status));
@@ -130,6 +135,23 @@ fn services(status: &Status) -> String {
     for service in &status.services {
         let (ports, protocols) = (service.ports.join(","), service.protocols.join(","));
         rows.push(vec![service.name.clone(), ports, protocols, service.mode.clone()]);
+    }
+    table(&rows)
+}
+
+fn would_block(status: &Status) -> String {
+    let mut rows = vec![["source", "service", "for", "times", "last", "why"].map(String::from).to_vec()];
+    for block in &status.would_block {
+        let Hypothetical { net, service, reason, lasts_seconds, at_ms, times } = block;
+        let lasts = humantime::format_duration(Duration::from_secs(*lasts_seconds)).to_string();
+        rows.push(vec![
+            net.to_string(),
+            service.clone(),
+            lasts,
+            times.to_string(),
+            time(*at_ms),
+            reason.clone(),
+        ]);
     }
     table(&rows)
 }

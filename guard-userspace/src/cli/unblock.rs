@@ -1,3 +1,4 @@
+use std::collections::BTreeMap;
 use std::process::ExitCode;
 
 use anyhow::Result;
@@ -57,7 +58,7 @@ impl Unblock {
 
 fn without_agent(global: &Global, nets: &[IpNet]) -> Result<Unblocked> {
     let mut guard = Agentless::open(global)?;
-    match guard.register(global)?.unblock(&mut guard.maps, nets, &myself()) {
+    match guard.register(global)?.unblock(&mut guard.maps, nets, &myself(), |_| BTreeMap::new()) {
         Ok(answer) => Ok(answer),
         Err(error @ RegisterError::NotBlocked { .. }) => Err(ClientError::NotFound(error.to_string()).into()),
         Err(error) => Err(error.into()),

@@ -49,6 +49,7 @@ pub fn from_flags(local: &LocalPorts, flags: &Flags) -> Result<Checked, Report> 
         services: line.service(&mut findings, flags.monitor).into_iter().collect(),
         limits: Vec::new(),
         trusted: Vec::new(),
+        autoblock_connections: None,
         rest,
     };
     check::check(&mut findings, &written, local);
@@ -73,7 +74,13 @@ pub fn apply_flags(local: &LocalPorts, file: Checked, flags: &Flags) -> Result<C
     }
     if !flags.ports.is_empty() || !flags.allow.is_empty() {
         let services = line.service(&mut findings, flags.monitor).into_iter().collect();
-        let written = Written { services, limits: Vec::new(), trusted: Vec::new(), rest: Policy::default() };
+        let written = Written {
+            services,
+            limits: Vec::new(),
+            trusted: Vec::new(),
+            autoblock_connections: None,
+            rest: Policy::default(),
+        };
         check::check(&mut findings, &written, local);
         policy.services = written.into_policy(&findings).services;
     }

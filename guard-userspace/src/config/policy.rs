@@ -102,9 +102,10 @@ pub struct SourceGrouping {
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct Autoblock {
     pub enabled: bool,
-    /// A source with more concurrent connections is blocked.
-    pub connections: u32,
-    /// ... or with this many packets a minute refused by `allow` or `deny`.
+    /// A source with more connections at the same time is blocked; none: what the limits let in is no offence.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub connections: Option<u32>,
+    /// A source with this many packets a minute refused by `allow` or `deny` is blocked.
     pub refused_per_minute: u32,
     /// ... or with this many packets a minute over its limits.
     pub limited_per_minute: u32,
@@ -168,7 +169,7 @@ impl Default for Autoblock {
         const HOUR: u64 = 3600;
         Self {
             enabled: true,
-            connections: 256,
+            connections: None,
             refused_per_minute: 6000,
             limited_per_minute: 6000,
             duration: Duration::from_secs(600),

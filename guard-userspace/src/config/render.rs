@@ -84,7 +84,9 @@ fn write_limits(out: &mut Writer, name: &str, limits: &Limits) {
 fn write_autoblock(out: &mut Writer, autoblock: &Autoblock) {
     out.header("[autoblock]");
     out.value("enabled", autoblock.enabled);
-    out.value("connections", autoblock.connections);
+    if let Some(connections) = autoblock.connections {
+        out.value("connections", connections);
+    }
     out.value("refused_per_minute", autoblock.refused_per_minute);
     out.value("limited_per_minute", autoblock.limited_per_minute);
     out.duration("duration", autoblock.duration);

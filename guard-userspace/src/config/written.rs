@@ -16,6 +16,8 @@ pub(super) struct Written {
     pub(super) services: Vec<WrittenService>,
     pub(super) limits: Vec<WrittenLimits>,
     pub(super) trusted: Vec<Spanned<IpNet>>,
+    /// Where `connections` of `[autoblock]` stands.
+    pub(super) autoblock_connections: Option<Span>,
     pub(super) rest: Policy,
 }
 
@@ -44,6 +46,8 @@ pub(super) struct WrittenSource {
 pub(super) struct WrittenLimits {
     pub(super) name: Spanned<String>,
     pub(super) limits: Limits,
+    /// Where `max_connections` stands.
+    pub(super) max_connections: Option<Span>,
 }
 
 impl Written {

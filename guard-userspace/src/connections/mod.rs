@@ -16,7 +16,7 @@ use serde::{Deserialize, Serialize};
 use crate::datapath::{Error, Maps};
 use crate::sockets::{Listing, State};
 
-pub use reconcile::{Others, Reconciler, Repair, Seen};
+pub use reconcile::{Others, Reconciler, Repair, Room, Seen};
 
 /// The connections of one source to one service.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

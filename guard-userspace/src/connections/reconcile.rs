@@ -7,7 +7,7 @@
 use std::collections::{HashMap, HashSet};
 use std::hash::Hash;
 
-use guard_common::abi::{Correction, OpenCount, SourceKey, Tracked};
+use guard_common::abi::{Correction, Marks, OpenCount, SourceKey, Tracked};
 
 /// What one round has read, in this order.
 #[derive(Clone, Debug, Default)]
@@ -18,11 +18,25 @@ pub struct Seen {
     pub tracked: HashMap<u64, Tracked>,
     /// What the kernel counted when these had been read.
     pub counts_after: HashMap<SourceKey, OpenCount>,
-    /// The sockets that exist, by their cookies.
+    /// The sockets that exist, by their cookies, as they would be counted.
     pub sockets: HashMap<u64, Tracked>,
+    pub room: Room,
     /// The network namespaces that they are from.
     pub namespaces: HashSet<u32>,
     pub others: Others,
+}
+
+/// For how many connections, and for how many sources that have some, the tables are made.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Room {
+    pub connections: usize,
+    pub sources: usize,
+}
+
+impl Default for Room {
+    fn default() -> Self {
+        Self { connections: usize::MAX, sources: usize::MAX }
+    }
 }
 
 /// What became of network namespaces that were not read.
@@ -43,8 +57,8 @@ pub struct Repair {
     pub corrections: Vec<Correction>,
     /// How many connections were counted wrongly: those found at the start are not.
     pub drift: u64,
-    /// Those of them, by their cookies, that should have been counted when they were opened.
-    pub late: Vec<u64>,
+    /// How many connections exist for which the tables have no room.
+    pub without_room: u64,
     /// Sources that had no connection for a while: their entries can go.
     pub idle: Vec<SourceKey>,
 }
@@ -56,7 +70,11 @@ pub struct Reconciler {
     /// Namespaces that were read at some time and have connections that are counted.
     known: HashSet<u32>,
     missing: HashSet<u64>,
+    /// Those of them for which there was no room: known, and no drift when there is room again.
+    without_room: HashSet<u64>,
     gone: HashSet<u64>,
+    /// Connections that their client has closed, and that are counted as if it had not.
+    left: HashSet<u64>,
     /// Connections that are counted under another source than they belong to now.
     moved: HashMap<u64, SourceKey>,
     differences: HashMap<SourceKey, Difference>,
@@ -68,13 +86,13 @@ impl Repair {
     pub fn spare(&mut self, exists: impl Fn(u64) -> bool) {
         let opened = |correction: &Correction| match correction {
             Correction::Open { cookie, .. } => Some(*cookie),
-            Correction::Close { .. } | Correction::Add { .. } => None,
+            Correction::Close { .. } | Correction::Mark { .. } | Correction::Add { .. } => None,
         };
         let moved: HashSet<u64> = self.corrections.iter().filter_map(opened).collect();
         let before = self.corrections.len();
         self.corrections.retain(|correction| match correction {
             Correction::Close { cookie } => moved.contains(cookie) || !exists(*cookie),
-            Correction::Open { .. } | Correction::Add { .. } => true,
+            Correction::Open { .. } | Correction::Mark { .. } | Correction::Add { .. } => true,
         });
         self.drift -= (before - self.corrections.len()) as u64;
     }
@@ -89,14 +107,17 @@ impl Reconciler {
         // What is there when guard comes is no drift; and it is counted at once.
         let found =
             if self.begun { both(&missing, &self.missing) } else { missing.iter().copied().collect() };
+        let (fitting, without_room) = apart(&found, seen);
         if self.begun {
-            repair.drift += found.len() as u64;
-            repair.late.clone_from(&found);
+            let is_new = |cookie: &&u64| !self.without_room.contains(cookie);
+            repair.drift += fitting.iter().filter(is_new).count() as u64;
         }
+        repair.without_room = without_room.len() as u64;
         let open = |cookie: &u64| {
-            seen.sockets.get(cookie).map(|tracked| Correction::Open { cookie: *cookie, tracked: *tracked })
+            let tracked = *seen.sockets.get(cookie)?;
+            Some(Correction::Open { cookie: *cookie, tracked })
         };
-        repair.corrections.extend(found.iter().filter_map(open));
+        repair.corrections.extend(fitting.iter().filter_map(open));
 
         let is_readable = |namespace: &u32| {
             seen.namespaces.contains(namespace)
@@ -118,9 +139,21 @@ impl Reconciler {
             // The policy has moved it: no drift.
             if self.moved.get(cookie) == Some(source) {
                 repair.corrections.push(Correction::Close { cookie: *cookie });
-                repair.corrections.extend(open(cookie));
+                // How it came to be known does not change.
+                let marks = seen.tracked.get(cookie).map(|tracked| tracked.marks);
+                let socket = seen.sockets.get(cookie).zip(marks);
+                repair.corrections.extend(socket.map(|(socket, marks)| {
+                    let tracked = Tracked { marks, ..*socket };
+                    Correction::Open { cookie: *cookie, tracked }
+                }));
             }
         }
+
+        let left = left(seen);
+        let closed = both(&left, &self.left);
+        repair.drift += closed.len() as u64;
+        let marks = Marks(Marks::CLOSED_BY_CLIENT);
+        repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Mark { cookie, marks }));
 
         let differences = differences(seen);
         for (source, difference) in &differences {
@@ -138,7 +171,7 @@ impl Reconciler {
         let counted: HashSet<u32> = seen.tracked.values().map(|tracked| tracked.namespace).collect();
         known.retain(|namespace| counted.contains(namespace));
         known.extend(&seen.namespaces);
-        *self = Self { begun: true, known, missing, gone, moved, differences, idle };
+        *self = Self { begun: true, known, missing, without_room, gone, left, moved, differences, idle };
         repair
     }
 }
@@ -154,7 +187,7 @@ struct Difference {
 
 fn differences(seen: &Seen) -> HashMap<SourceKey, Difference> {
     let mut all: HashMap<SourceKey, Difference> = HashMap::new();
-    for (cookie, tracked) in &seen.tracked {
+    for (cookie, tracked) in seen.tracked.iter().filter(|(_, tracked)| tracked.marks.counts()) {
         let difference = all.entry(tracked.source).or_default();
         difference.amount = difference.amount.wrapping_add(1);
         difference.cookies = difference.cookies.wrapping_add(*cookie);
@@ -173,6 +206,32 @@ fn differences(seen: &Seen) -> HashMap<SourceKey, Difference> {
     all
 }
 
+/// Those that the tables have room for, and the others.
+fn apart(found: &[u64], seen: &Seen) -> (Vec<u64>, HashSet<u64>) {
+    let mut connections = seen.room.connections.saturating_sub(seen.tracked.len());
+    let mut sources: HashSet<&SourceKey> = seen.counts_after.keys().collect();
+    let mut fits = |cookie: &u64| {
+        let Some(Tracked { source, .. }) = seen.sockets.get(cookie) else { return false };
+        if connections == 0 || !sources.contains(source) && sources.len() >= seen.room.sources {
+            return false;
+        }
+        sources.insert(source);
+        connections -= 1;
+        true
+    };
+    let (fitting, others): (Vec<u64>, Vec<u64>) = found.iter().partition(|cookie| fits(cookie));
+    (fitting, others.into_iter().collect())
+}
+
+/// Connections that their client has closed, and that are counted as if it had not.
+fn left(seen: &Seen) -> HashSet<u64> {
+    const CLOSED: u32 = Marks::CLOSED_BY_CLIENT;
+    let is_left = |(cookie, tracked): &(&u64, &Tracked)| {
+        !tracked.marks.has(CLOSED) && seen.sockets.get(cookie).is_some_and(|socket| socket.marks.has(CLOSED))
+    };
+    seen.tracked.iter().filter(is_left).map(|(cookie, _)| *cookie).collect()
+}
+
 fn moved(seen: &Seen) -> HashMap<u64, SourceKey> {
     let belongs = |(cookie, tracked): (&u64, &Tracked)| {
         let source = seen.sockets.get(cookie)?.source;
@@ -188,141 +247,4 @@ fn both<T: Eq + Hash + Copy + Ord>(now: &HashSet<T>, before: &HashSet<T>) -> Vec
 }
 
 #[cfg(test)]
-mod tests {
-    use super::*;
-    use guard_common::Address;
-    use guard_common::abi::{FlowKey, Service, ServiceId};
-
-    const HOME: u32 = 3;
-
-    fn tracked(host: u8) -> Tracked {
-        let address = Address::v4([10, 0, 0, host]);
-        let source = SourceKey::new(ServiceId::new(1), &Service::new(false, 32, 64), address);
-        Tracked { source, flow: FlowKey::new(address, 40_000, ServiceId::new(1)), namespace: HOME }
-    }
-
-    fn seen(counts: &[(u8, u32)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> Seen {
-        let by_cookie =
-            |list: &[(u64, u8)]| list.iter().map(|(cookie, host)| (*cookie, tracked(*host))).collect();
-        let counts: HashMap<_, _> =
-            counts.iter().map(|(host, count)| (tracked(*host).source, OpenCount::new(*count))).collect();
-        Seen {
-            counts_after: counts.clone(),
-            counts,
-            tracked: by_cookie(counted),
-            sockets: by_cookie(sockets),
-            namespaces: HashSet::from([HOME]),
-            others: Others::Gone,
-        }
-    }
-
-    #[test]
-    fn what_is_there_at_the_start_is_counted_at_once_and_is_no_drift() {
-        let repair = Reconciler::default().compare(&seen(&[], &[], &[(7, 1)]));
-        let open = Correction::Open { cookie: 7, tracked: tracked(1) };
-        assert_eq!(repair, Repair { corrections: vec![open], ..Repair::default() });
-    }
-
-    #[test]
-    fn a_difference_counts_when_it_is_there_twice() {
-        let quiet = seen(&[(1, 1)], &[(7, 1)], &[(7, 1)]);
-        let cases = [
-            ("a socket that is not counted", seen(&[(1, 1)], &[(7, 1)], &[(7, 1), (8, 2)]), 1),
-            ("a socket that is gone", seen(&[(1, 2)], &[(7, 1), (9, 1)], &[(7, 1)]), 1),
-            ("a count too low", seen(&[(1, 0)], &[(7, 1)], &[(7, 1)]), 1),
-            ("a count too high", seen(&[(1, 4)], &[(7, 1)], &[(7, 1)]), 3),
-        ];
-        for (name, wrong, drift) in cases {
-            let mut reconciler = Reconciler::default();
-            assert_eq!(reconciler.compare(&quiet), Repair::default(), "{name}");
-            assert_eq!(reconciler.compare(&wrong), Repair::default(), "{name}: once");
-            let repair = reconciler.compare(&wrong);
-            assert_eq!((repair.drift, repair.corrections.len()), (drift, 1), "{name}: twice");
-            let mut reconciler = Reconciler::default();
-            for seen in [&quiet, &wrong, &quiet, &wrong] {
-                assert_eq!(reconciler.compare(seen), Repair::default(), "{name}: on and off");
-            }
-        }
-    }
-
-    #[test]
-    fn numbers_that_differ_while_connections_come_and_go_mean_nothing() {
-        let mut reconciler = Reconciler::default();
-        for cookie in 7..20 {
-            // Two are counted, and one was there when they were read.
-            let busy = seen(&[(1, 2)], &[(cookie, 1)], &[(cookie, 1)]);
-            assert_eq!(reconciler.compare(&busy), Repair::default(), "{cookie}");
-        }
-    }
-
-    /// They come and go within milliseconds, so one may be counted, and in no list.
-    #[test]
-    fn a_client_of_short_connections_is_not_counted_below_nothing() {
-        let mut reconciler = Reconciler::default();
-        for round in 1..20 {
-            let word = |opened: u64, open: u64| OpenCount::of_word(opened << 32 | open);
-            let of = |count| HashMap::from([(tracked(1).source, count)]);
-            let seen = Seen {
-                counts: of(word(100 * round, 1)),
-                counts_after: of(word(100 * round + 7, 1)),
-                ..seen(&[], &[], &[])
-            };
-            assert_eq!(reconciler.compare(&seen).corrections, [], "{round}");
-        }
-    }
-
-    #[test]
-    fn what_the_policy_has_moved_is_counted_where_it_belongs_and_is_no_drift() {
-        let mut reconciler = Reconciler::default();
-        let moved = seen(&[(1, 1)], &[(7, 1)], &[(7, 2)]);
-        assert_eq!(reconciler.compare(&moved), Repair::default());
-        let repair = reconciler.compare(&moved);
-        let expected = [Correction::Close { cookie: 7 }, Correction::Open { cookie: 7, tracked: tracked(2) }];
-        assert_eq!((repair.drift, repair.corrections.as_slice()), (0, expected.as_slice()));
-        let mut spared = repair.clone();
-        spared.spare(|_| true);
-        assert_eq!(spared, repair, "it exists, and is moved all the same");
-    }
-
-    #[test]
-    fn what_exists_is_spared() {
-        let mut reconciler = Reconciler::default();
-        let gone = seen(&[(1, 2)], &[(7, 1), (8, 1)], &[]);
-        reconciler.compare(&gone);
-        let mut repair = reconciler.compare(&gone);
-        assert_eq!((repair.drift, repair.corrections.len()), (2, 2));
-        repair.spare(|cookie| cookie == 7);
-        assert_eq!((repair.drift, repair.corrections), (1, vec![Correction::Close { cookie: 8 }]));
-    }
-
-    #[test]
-    fn nothing_is_gone_where_it_could_not_be_read() {
-        let absent = seen(&[(1, 1)], &[(7, 1)], &[]);
-        for (others, is_read, was_read, closes) in [
-            (Others::Gone, false, false, true),
-            (Others::Hidden, false, false, false),
-            (Others::Hidden, false, true, true),
-            (Others::Hidden, true, false, true),
-            (Others::Unread, false, true, false),
-            (Others::Unread, true, false, true),
-        ] {
-            let mut reconciler = Reconciler::default();
-            if was_read {
-                reconciler.compare(&seen(&[(1, 1)], &[(7, 1)], &[(7, 1)]));
-            }
-            let mut absent = Seen { others, ..absent.clone() };
-            absent.namespaces.retain(|_| is_read);
-            assert_eq!(reconciler.compare(&absent), Repair::default());
-            let closed = reconciler.compare(&absent).corrections;
-            assert_eq!(closed.len(), usize::from(closes), "{others:?}, {is_read}, {was_read}: {closed:?}");
-        }
-    }
-
-    #[test]
-    fn a_source_without_connections_is_forgotten_after_a_while() {
-        let mut reconciler = Reconciler::default();
-        let idle = seen(&[(1, 0)], &[], &[]);
-        assert_eq!(reconciler.compare(&idle).idle, []);
-        assert_eq!(reconciler.compare(&idle).idle, [tracked(1).source]);
-    }
-}
+mod tests;

@@ -1,17 +1,16 @@
 //! The connections that the kernel counts, and corrections of the count.
 
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 
 use aya::maps::{HashMap, MapData};
 use aya::programs::{TestRun, TestRunOptions};
-use guard_common::abi::{Correction, FlowKey, OpenCount, ServiceId, SourceKey, Tracked};
+use guard_common::abi::{Correction, OpenCount, ServiceId, SourceKey, Tracked};
 use guard_common::{Address, Tables, track};
 use ipnet::IpNet;
 
 use super::live::Live;
 use super::{Datapath, Error, Maps, boot_now, bpf};
 
-const FLOWS: &str = "FLOWS";
 const COUNTS: &str = "CONNECTIONS";
 const SOCKETS: &str = "SOCKETS";
 const CORRECTOR: &str = "guard_correct";
@@ -82,15 +81,20 @@ impl Maps {
 }
 
 impl Maps {
-    /// Tells whether a client, by its address and port, has a connection that came through the guard.
-    pub fn came_through(&self) -> impl Fn(SocketAddr) -> bool {
-        let services: Vec<ServiceId> = self.service_names().unwrap_or_default().into_values().collect();
-        let flows = self.get(FLOWS).and_then(|flows| Ok(HashMap::<&MapData, FlowKey, u64>::try_from(flows)?));
-        let flows = flows.ok();
-        move |client| {
-            let flow = |service: &ServiceId| FlowKey::new(client.ip().into(), client.port(), *service);
-            flows.as_ref().is_some_and(|flows| services.iter().any(|of| flows.get(&flow(of), 0).is_ok()))
-        }
+    /// Tells whether a socket, by its cookie, is of a connection that came through the guard.
+    pub fn came_through(&self) -> impl Fn(u64) -> bool {
+        let sockets =
+            self.get(SOCKETS).and_then(|sockets| Ok(HashMap::<&MapData, u64, Tracked>::try_from(sockets)?));
+        let sockets = sockets.ok();
+        move |cookie| sockets.as_ref().is_some_and(|sockets| sockets.get(&cookie, 0).is_ok())
+    }
+
+    /// For how many connections, and for how many sources that have some, the tables are made.
+    ///
+    /// # Errors
+    /// When the tables cannot be read.
+    pub fn room_for_connections(&self) -> Result<(u32, u32), Error> {
+        Ok((self.capacity(SOCKETS)?, self.capacity(COUNTS)?))
     }
 
     /// What a connection of `client` to `port` (as the client asked for it) is counted under; none if the port is not guarded.

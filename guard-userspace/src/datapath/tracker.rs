@@ -49,9 +49,12 @@ impl Datapath {
 fn home() -> io::Result<Home> {
     let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
     let types = Types::of_kernel()?;
-    let places = (types.offset("net", &["ns", "inum"]), types.offset("tcp_sock", &["rcv_nxt"]));
+    let in_socket = |member| types.offset("tcp_sock", &[member]);
+    let places = (types.offset("net", &["ns", "inum"]), in_socket("rcv_nxt"), in_socket("bytes_received"));
     match (u32::try_from(inode), places) {
-        (Ok(namespace), (Some(inode_at), Some(next_at))) => Ok(Home { namespace, inode_at, next_at }),
+        (Ok(namespace), (Some(inode_at), Some(next_at), Some(received_at))) => {
+            Ok(Home { namespace, inode_at, next_at, received_at })
+        }
         _ => Err(io::Error::other(
             "this kernel's sockets and network namespaces are not what is known of them",
         )),

@@ -8,6 +8,7 @@ use guard_common::Reason;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
+use crate::autoblock::Hypothetical;
 use crate::blocks::Scope;
 use crate::config::{Policy, Prefix, Service};
 use crate::control::BlockStatus;
@@ -19,6 +20,8 @@ pub struct Background<'a> {
     pub file: Option<&'a Path>,
     /// The blocks of the source and of prefixes around it, the longest first.
     pub blocks: Vec<BlockStatus>,
+    /// Who would have been blocked by services that only monitor.
+    pub would_block: Vec<Hypothetical>,
 }
 
 /// A prefix of the policy.
@@ -48,6 +51,11 @@ impl Background<'_> {
     /// The block that decides, if one does, about a packet to a service (without a name: to another port).
     pub(super) fn block(&self, service: &str) -> Option<&BlockStatus> {
         self.blocks.iter().find(|known| !service.is_empty() || known.block.scope == Scope::Host)
+    }
+
+    /// What would be the block of a source, if its service enforced.
+    pub(super) fn would_block(&self, service: &str, source: IpAddr) -> Option<&Hypothetical> {
+        self.would_block.iter().find(|known| known.service == service && known.net.contains(&source))
     }
 
     pub(super) fn service(&self, name: &str) -> Option<&Service> {
@@ -159,8 +167,11 @@ prefixes = [\"10.0.0.9/32\"]
     #[test]
     fn each_source_is_traced_to_its_line() {
         let policy = crate::config::parse(POLICY, "guard.toml").unwrap().policy;
-        let background =
-            Background { policy: Some(&policy), file: Some(Path::new("guard.toml")), blocks: Vec::new() };
+        let background = Background {
+            policy: Some(&policy),
+            file: Some(Path::new("guard.toml")),
+            ..Background::default()
+        };
         for (source, rule, limits) in [
             ("10.1.1.1", Some("10.0.0.0/8 of `allow` (guard.toml:4)"), Some(("client", None))),
             ("10.66.1.1", Some("10.66.0.0/16 of `deny` (guard.toml:6)"), Some(("client", None))),

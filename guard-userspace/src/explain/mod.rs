@@ -15,6 +15,7 @@ use serde::{Deserialize, Serialize};
 
 pub use background::{Background, Place};
 
+use crate::autoblock::Hypothetical;
 use crate::control::BlockStatus;
 
 /// A packet that is asked about: the first of a connection (TCP), or any (UDP).
@@ -44,6 +45,9 @@ pub struct Explanation {
     pub limits: Vec<LimitState>,
     /// The block that decided.
     pub block: Option<BlockStatus>,
+    /// The block that there would be, if the service did not only monitor.
+    #[serde(default)]
+    pub would_block: Option<Hypothetical>,
     /// What to do if it is not as it should be.
     pub advice: Option<String>,
 }
@@ -96,6 +100,7 @@ pub fn explain<T: Tables>(
         rule,
         limits,
         block: background.block(&service).filter(|_| verdict.reason == Reason::Blocked).cloned(),
+        would_block: background.would_block(&service, question.source).cloned(),
         advice: background.advice(verdict.reason, &service, question.source),
         service,
     }

@@ -44,7 +44,7 @@ fn thresholds(autoblock: &config::Autoblock) -> Thresholds {
         return Thresholds::default();
     }
     Thresholds {
-        connections: autoblock.connections.into(),
+        connections: autoblock.connections.unwrap_or(0).into(),
         refused: autoblock.refused_per_minute.into(),
         limited: autoblock.limited_per_minute.into(),
     }

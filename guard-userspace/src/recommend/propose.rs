@@ -6,6 +6,7 @@ use serde::{Deserialize, Serialize};
 use super::limits::Limits;
 use super::lines::lines;
 use super::seen::{Dimension, Peaks, Profile};
+use crate::autoblock::Hypothetical;
 
 /// A source that has so many times what the others have gets limits of its own.
 const FAR_ABOVE: u64 = 8;
@@ -35,6 +36,9 @@ pub struct Proposal {
     pub would_have_dropped: Vec<Dropped>,
     /// Why it is to be taken with care.
     pub doubts: Vec<String>,
+    /// Sources that would have been blocked, had the service not only monitored.
+    #[serde(default)]
+    pub would_block: Vec<Hypothetical>,
     /// The lines for the policy file.
     pub lines: String,
 }
@@ -72,6 +76,17 @@ pub struct Dropped {
     pub reasons: Vec<String>,
 }
 
+impl Proposal {
+    /// Why these limits do not fit a number of connections at which sources are blocked.
+    pub fn doubt_of(&self, threshold: u32) -> Option<String> {
+        let own = self.own.iter().map(|own| own.limits.max_connections);
+        let most = own.fold(self.limits.max_connections, u64::max);
+        (most >= threshold.into()).then(|| {
+            format!("raise connections = {threshold} in [autoblock] above {most}, or leave it out: `guard check` refuses both together")
+        })
+    }
+}
+
 /// Proposes limits for a service. `name` is what they are to be called.
 pub fn propose(service: &str, name: &str, profile: &Profile, headroom: f64) -> Proposal {
     let (far, near) = apart(profile);
@@ -100,6 +115,7 @@ pub fn propose(service: &str, name: &str, profile: &Profile, headroom: f64) -> P
         limits,
         would_have_dropped,
         doubts: doubts(profile),
+        would_block: Vec::new(),
         lines: lines(service, name, &limits, &own),
         own,
     }

@@ -103,9 +103,9 @@ pub enum Error {
     List(io::Error),
 }
 
-/// Whether packets of a client, by its address and port, came through the guard. It tells a container that clients reach by routing, without
-/// translation, from one that has nothing to do with this host's ports.
-pub type CameThrough<'a> = &'a dyn Fn(SocketAddr) -> bool;
+/// Whether a socket, by its cookie, is of a connection that the packet path saw come in. It tells a container that clients reach by routing,
+/// without translation, from a namespace whose owner gave a socket whatever addresses he liked.
+pub type CameThrough<'a> = &'a dyn Fn(u64) -> bool;
 
 /// The sockets of this host. Keeps a descriptor for each network namespace, which lives for as long: whoever stops looking calls
 /// [`Sockets::forget`].

@@ -65,7 +65,7 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
         || view.listening.contains(&local.port())
         || !view.ephemeral.contains(&local.port());
     // Else it has nothing to do with the ports of this host.
-    let is_reached = || view.is_host || (view.came_through)(peer);
+    let is_reached = || view.is_host || (view.came_through)(cookie);
     let is_incoming = known.is_some() || looks_incoming && is_reached();
     let Origin { client, port } = known.unwrap_or(Origin { client: peer, port: local.port() });
     let connection =

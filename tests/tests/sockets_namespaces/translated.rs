@@ -63,7 +63,11 @@ fn containers_that_are_not_reached_through_this_host_are_left_alone() -> Result<
     let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| false)?;
     ensure!(killed.sockets == 1 && own.is_reset() && routed.goes_on(), "{killed:?}");
     let address = routed.address()?;
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|client| client == address)?;
+    let all = sockets.list(&set(&[8000]), &|_| true)?;
+    let of_container =
+        all.connections.iter().find(|found| found.client == address).context("it is not listed")?;
+    let came_in = of_container.cookie;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|cookie| cookie == came_in)?;
     ensure!(killed.sockets == 1 && routed.is_reset(), "{killed:?}");
     Ok(())
 }

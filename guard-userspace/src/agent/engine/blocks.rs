@@ -6,6 +6,7 @@ use anyhow::{Context, Result, bail, ensure};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::evidence::Proven;
 use super::{Engine, lock};
 use crate::agent::Peer;
 use crate::blocks::{self, Block, Origin, Protected, Register, RegisterError, Unblocked};
@@ -49,7 +50,13 @@ impl Engine {
         let nets = nets.iter().map(IpNet::trunc).collect::<Vec<_>>();
         let mut kernel = self.kernel();
         let parts = &mut *kernel;
-        let unblocked = parts.register.unblock(parts.datapath.maps_mut(), &nets, &peer.to_string());
+        let mut proven = None;
+        let open = |net: &IpNet| {
+            // What cannot be read is not pardoned.
+            let proven = proven.get_or_insert_with(|| Proven::read(&self.maps).ok());
+            proven.as_ref().map(|proven| self.open_within(proven, net)).unwrap_or_default()
+        };
+        let unblocked = parts.register.unblock(parts.datapath.maps_mut(), &nets, &peer.to_string(), open);
         self.count_blocks(&kernel.register);
         unblocked
     }

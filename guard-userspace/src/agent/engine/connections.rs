@@ -4,15 +4,16 @@ use std::collections::{BTreeMap, BTreeSet, HashMap, HashSet};
 use std::sync::atomic::Ordering;
 
 use anyhow::Result;
-use guard_common::abi::{Correction, FlowKey, OpenCount, ServiceId, SourceKey, Surplus, Tracked};
+use guard_common::abi::{Correction, FlowKey, Marks, OpenCount, ServiceId, SourceKey, Surplus, Tracked};
 use ipnet::IpNet;
 use tracing::{info, warn};
 
 use super::{Engine, lock};
 use crate::agent::MapStatus;
+use crate::agent::problems::Topic;
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
-use crate::connections::{self, Others, Reconciler, Repair, Seen, SourceConnections, Totals};
+use crate::connections::{self, Others, Reconciler, Repair, Room, Seen, SourceConnections, Totals};
 use crate::datapath::{CLIENTS_TABLE, Maps};
 use crate::limited::{self, Kind};
 use crate::network::Routes;
@@ -89,11 +90,13 @@ impl Engine {
         let counts_after = counts_after.into_iter().collect();
         let totals = connections::totals(open.iter().copied());
         let listing = watch.list(&ports, &self.maps)?;
-        let mut sockets = self.tracked_of(&listing);
+        let mut sockets = self.tracked_of(&listing, &tracked);
+        let (connections, sources) = self.maps.room_for_connections()?;
+        let room = Room { connections: connections as usize, sources: sources as usize };
         leave_out_strangers(&mut sockets, &tracked, &interfaces)?;
         let namespaces = listing.namespaces.iter().map(|inode| inode_number(*inode)).collect();
         let others = others(&listing.notes);
-        let seen = Seen { counts, tracked, counts_after, sockets, namespaces, others };
+        let seen = Seen { counts, tracked, counts_after, sockets, room, namespaces, others };
         let mut repair = watch.reconciler.compare(&seen);
         watch.spare_existing(&mut repair)?;
         if watch.notes != listing.notes {
@@ -121,9 +124,7 @@ impl Engine {
             kernel.datapath.forget_source(source)?;
         }
         drop(kernel);
-        // Nobody has held these against their limit yet.
-        let late: Vec<Surplus> = repair.late.into_iter().map(|cookie| Surplus { cookie }).collect();
-        self.take_surplus(&late);
+        self.note_room(repair.without_room, connections);
         if repair.corrections.is_empty() { Ok(open) } else { Ok(self.maps.connections()?) }
     }
 
@@ -172,15 +173,23 @@ impl Engine {
     /// together. Where a source has closed others since, as many stay.
     pub fn take_surplus(&self, opened: &[Surplus]) {
         let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
-        for Surplus { cookie } in opened {
+        let mut cookies = HashSet::new();
+        for Surplus { cookie, no_room } in opened {
+            if *no_room != 0 {
+                cookies.insert(*cookie);
+                continue;
+            }
             // One that has ended since is not there any longer.
-            let Some(Tracked { source, flow, .. }) = self.maps.tracked_by(*cookie) else { continue };
+            let Some(Tracked { source, flow, marks, .. }) = self.maps.tracked_by(*cookie) else { continue };
+            // What the client has closed is not held against it.
+            if !marks.counts() {
+                continue;
+            }
             let most = self.maps.most_connections(source.service(), flow.address());
             if most != 0 {
                 by_source.entry(source).or_insert((most, Vec::new())).1.push(*cookie);
             }
         }
-        let mut cookies = HashSet::new();
         for (source, (most, opened)) in by_source {
             let over = self.maps.connections_of(&source).saturating_sub(most);
             cookies.extend(opened.iter().rev().take(usize::try_from(over).unwrap_or(usize::MAX)));
@@ -228,19 +237,45 @@ impl Engine {
         tcp_ports(self.policies().live())
     }
 
-    /// The established connections, as the kernel's program would count them.
-    fn tracked_of(&self, listing: &Listing) -> HashMap<u64, Tracked> {
+    /// The connections that were established, as the kernel's program would count them.
+    ///
+    /// Sockets in several namespaces can have the same two ends, if the owners of these namespaces like: such a connection counts once.
+    fn tracked_of(&self, listing: &Listing, known: &HashMap<u64, Tracked>) -> HashMap<u64, Tracked> {
+        let mut by_ends: HashMap<_, &Connection> = HashMap::new();
+        let was_open = |connection: &&Connection| connection.state != State::HalfOpen;
+        for connection in listing.connections.iter().filter(was_open) {
+            let Connection { client, service_port, local, cookie, .. } = connection;
+            let ends = (*client, *service_port, *local);
+            let rank = |cookie: u64| (!known.contains_key(&cookie), cookie);
+            let chosen = by_ends.entry(ends).or_insert(connection);
+            if rank(*cookie) < rank(chosen.cookie) {
+                *chosen = connection;
+            }
+        }
         let tracked = |connection: &Connection| {
-            let Connection { client, service_port, cookie, namespace, .. } = connection;
+            let Connection { client, service_port, cookie, namespace, state, .. } = connection;
             let source = self.maps.source_of(client.ip(), *service_port)?;
             let flow = FlowKey::new(client.ip().into(), client.port(), source.service());
-            Some((*cookie, Tracked { source, flow, namespace: inode_number(*namespace) }))
+            let marks = match state {
+                State::ClosedByPeer => Marks(Marks::FOUND | Marks::CLOSED_BY_CLIENT),
+                State::HalfOpen | State::Established | State::Closing => Marks(Marks::FOUND),
+            };
+            Some((*cookie, Tracked { source, flow, namespace: inode_number(*namespace), marks }))
         };
-        let is_open = |connection: &&Connection| match connection.state {
-            State::HalfOpen => false,
-            State::Established | State::ClosedByPeer | State::Closing => true,
-        };
-        listing.connections.iter().filter(is_open).filter_map(tracked).collect()
+        by_ends.into_values().filter_map(tracked).collect()
+    }
+
+    /// Notes how many connections the tables have no room for.
+    fn note_room(&self, without_room: u64, room: u32) {
+        if without_room == 0 {
+            self.problems.clear(Topic::NoRoom);
+            return;
+        }
+        let problem = format!(
+            "the tables have room for {room} connections, and {without_room} more are open and not counted; raise connections \
+             in [capacity] and start the agent again"
+        );
+        self.problems.set(Topic::NoRoom, problem);
     }
 }
 

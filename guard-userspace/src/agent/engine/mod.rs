@@ -8,6 +8,8 @@
 //! | `blocks` | blocks and unblocks |
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
+//! | `evidence` | what can be held against a source |
+//! | `courtesies` | keeps the work for each report small |
 //! | `watchers` | who watches drops: captures, and the log |
 //! | `leaders` | the sources that send most |
 //! | `observer` | what sources send over time |
@@ -20,6 +22,8 @@
 mod attach;
 mod blocks;
 mod connections;
+mod courtesies;
+mod evidence;
 mod health;
 mod leaders;
 mod observer;
@@ -44,6 +48,7 @@ use tracing::{info, warn};
 
 use super::problems::Problems;
 use super::{ExplainQuery, Settings, explain, log, status};
+use crate::autoblock::WouldBlock;
 use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, OnExit, Policy, Source};
 use crate::connections::Totals;
@@ -89,7 +94,8 @@ pub struct Engine {
     /// What ends connections: it does not wait for who only looks.
     killer: Mutex<Option<Sockets>>,
     drops: Mutex<RecentDrops>,
-    courtesies: Mutex<offences::Courtesies>,
+    courtesies: Mutex<courtesies::Courtesies>,
+    would_block: Mutex<WouldBlock>,
     watchers: Mutex<Watchers>,
     /// As they were when they changed last: a scrape does not wait for who blocks.
     block_counts: Mutex<BlockCounts>,
@@ -181,6 +187,7 @@ impl Engine {
             killer: Mutex::default(),
             drops: Mutex::default(),
             courtesies: Mutex::default(),
+            would_block: Mutex::default(),
             watchers: Mutex::new(Watchers::begin(settings.log_drops)),
             block_counts: Mutex::default(),
             killed: AtomicU64::new(0),
@@ -218,6 +225,7 @@ impl Engine {
         status.policy = policies.status(&self.maps)?;
         status.services = policies.live().services.iter().map(status::of_service).collect();
         drop(policies);
+        status.would_block = self.would_block();
         status.warnings = lock(&self.warnings).clone();
         let Health { problems, interfaces } = self.health();
         (status.problems, status.interfaces) = (problems, interfaces);
@@ -230,9 +238,10 @@ impl Engine {
     /// When the maps cannot be read.
     pub fn explain(&self, query: &ExplainQuery) -> Result<Vec<Explanation>> {
         let blocks = self.blocks_around(query.source)?;
+        let would_block = self.would_block();
         let policies = self.policies();
         let (policy, file) = policies.live_and_file();
-        Ok(explain(&self.maps, query, &Background { policy: Some(policy), file, blocks })?)
+        Ok(explain(&self.maps, query, &Background { policy: Some(policy), file, blocks, would_block })?)
     }
 
     /// Takes guard out of the kernel and ends the agent. Returns how many interfaces it was on.

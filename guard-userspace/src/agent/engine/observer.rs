@@ -14,6 +14,7 @@ use guard_common::abi::{Class, ServiceId, SourceKey};
 use tracing::warn;
 
 use super::{Engine, lock, top};
+use crate::autoblock::Hypothetical;
 use crate::blocks;
 use crate::config::ServiceMode;
 use crate::datapath::boot_now;
@@ -203,12 +204,18 @@ impl Engine {
         let observer = lock(&self.observer);
         let seen = observer.sampler.up_to_now(&observer.seen, blocks::now());
         drop(observer);
+        let would_block = self.would_block();
         let policies = self.policies();
         let services = &policies.live().services;
         let names = names(services.iter().map(|service| (service.name.as_str(), service.limits.as_deref())));
+        let threshold = policies.live().autoblock.connections;
         let proposals = services.iter().zip(&names).filter_map(|(service, name)| {
             let profile = seen.services.get(&service.name)?;
-            Some(propose(&service.name, name, profile, headroom))
+            let mut proposal = propose(&service.name, name, profile, headroom);
+            proposal.doubts.extend(threshold.and_then(|threshold| proposal.doubt_of(threshold)));
+            let of_service = |block: &&Hypothetical| block.service == service.name;
+            proposal.would_block = would_block.iter().filter(of_service).cloned().collect();
+            Some(proposal)
         });
         Ok(proposals.collect())
     }

@@ -2,19 +2,19 @@
 
 use std::collections::{BTreeMap, HashMap};
 use std::sync::Arc;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use anyhow::Result;
 use guard_common::abi::{self, OffenceKind, Sample, ServiceId, SourceKey};
 use ipnet::IpNet;
 use serde_json::json;
 
 use super::blocks::event_of;
+use super::evidence::Proven;
 use super::{Engine, lock};
 use crate::agent::problems::Topic;
-use crate::autoblock::{Automatic, Decision, Kind, Offence, Rules};
-use crate::blocks::{self, Protected};
-use crate::config::{Policy, Service, ServiceMode};
+use crate::autoblock::{Automatic, Decision, Hypothetical, Kind, Offence, Rules};
+use crate::blocks::{self, Blocked};
+use crate::config::{Policy, ServiceMode};
 use crate::datapath::boot_now;
 use crate::drops::Dropped;
 use crate::ledger::Action;
@@ -44,23 +44,137 @@ impl Engine {
         // What nobody has read for long was before this agent, or before the policy that it would be held against.
         let recent = offences.iter().filter(|offence| now.saturating_sub(offence.at) < OLDEST);
         // One source may have been reported many times over since the last look.
-        let mut worst: HashMap<_, Offence> = HashMap::new();
-        for offence in recent.filter_map(|offence| self.told(offence, &services, &policy)) {
-            let key = (offence.source, offence.service.clone(), offence.kind);
-            let known = worst.entry(key).or_insert_with(|| offence.clone());
-            if known.count < offence.count {
-                *known = offence;
+        let mut worst: HashMap<_, Accusation> = HashMap::new();
+        for accusation in recent.filter_map(|offence| accuse(offence, &services, &policy)) {
+            let key = (accusation.key, accusation.kind);
+            let known = worst.entry(key).or_insert_with(|| accusation.clone());
+            if known.count < accusation.count {
+                *known = accusation;
             }
         }
+        worst.retain(|_, accusation| !lock(&self.courtesies).is_settled(accusation));
+        if worst.is_empty() {
+            return;
+        }
+        let proven = match Proven::read(&self.maps) {
+            Ok(proven) => proven,
+            Err(error) => return self.note_unproven(&error.into()),
+        };
         let mut blocked = Vec::new();
-        for offence in worst.values() {
-            match self.judge(offence, &policy) {
-                Ok(decision) => blocked.extend(decision),
-                Err(error) => {
-                    self.note_not_blocked(offence, &error);
+        for accusation in worst.into_values() {
+            let Some(offence) = self.prove(&accusation, &proven) else {
+                lock(&self.courtesies).settle(&accusation);
+                continue;
+            };
+            blocked.extend(self.judge(&offence, accusation.enforced, &policy));
+        }
+        self.end_connections_of(&blocked);
+    }
+
+    /// Looks for sources that went over the threshold of connections when nobody listened, by how many each has open.
+    pub(super) fn look_for_offenders(&self, open: &[(SourceKey, u64)]) {
+        let threshold = {
+            let policies = self.policies();
+            let autoblock = &policies.live().autoblock;
+            autoblock.connections.filter(|_| autoblock.enabled)
+        };
+        let Some(threshold) = threshold else { return };
+        let now = boot_now();
+        let over = open.iter().filter(|(_, count)| *count > threshold.into());
+        let offence =
+            |(source, count): &_| abi::Offence::new(OffenceKind::Connections, *source, *count, now, now);
+        let offences: Vec<_> = over.map(offence).collect();
+        let sources = offences.iter().map(|offence| self.maps.source_net(&offence.source)).collect();
+        self.kernel().register.keep_pardons(&sources);
+        if !offences.is_empty() {
+            self.take_offences(&offences);
+        }
+    }
+
+    /// Who would have been blocked, the latest first.
+    pub fn would_block(&self) -> Vec<Hypothetical> {
+        let policy = Arc::clone(self.policies().live());
+        let monitors = |name: &str| {
+            let service = policy.services.iter().find(|service| service.name == name);
+            service.is_some_and(|service| service.mode == ServiceMode::Monitor)
+        };
+        let mut would_block = lock(&self.would_block);
+        would_block.keep(monitors);
+        would_block.list()
+    }
+
+    /// How many connections of a network are evidence, by service.
+    pub(super) fn open_within(&self, proven: &Proven, net: &IpNet) -> BTreeMap<String, u64> {
+        let services = self.services_by_id();
+        proven.within(net, |source| services.get(&source.service()).cloned())
+    }
+
+    /// The offence with all that is known of it; none, if what the kernel counts is no evidence.
+    fn prove(&self, accusation: &Accusation, proven: &Proven) -> Option<Offence> {
+        let holders = proven.holders(&accusation.key);
+        let count = match accusation.kind {
+            Kind::Connections => holders.iter().map(|(_, count)| count).sum(),
+            Kind::Refused | Kind::Limited => accusation.count,
+        };
+        let is_over = accusation.kind != Kind::Connections || count > accusation.threshold;
+        is_over.then(|| Offence {
+            source: self.maps.source_net(&accusation.key),
+            service: accusation.service.clone(),
+            kind: accusation.kind,
+            count,
+            threshold: accusation.threshold,
+            window: accusation.window,
+            holders,
+        })
+    }
+
+    /// Returns the blocks that were made.
+    fn judge(&self, offence: &Offence, enforced: bool, policy: &Policy) -> Vec<Automatic> {
+        let protected = lock(&self.courtesies).protected();
+        let rules = Rules { autoblock: &policy.autoblock, trusted: &policy.trusted, protected: &protected };
+        let mut kernel = self.kernel();
+        let parts = &mut *kernel;
+        let mut decisions = Vec::new();
+        for target in parts.register.targets(&rules, offence) {
+            let decision = if enforced {
+                parts.register.judge(parts.datapath.maps_mut(), &rules, &target)
+            } else {
+                parts.register.consider(&self.maps, &rules, &target).map(|decision| (decision, None))
+            };
+            decisions.push((target, decision));
+        }
+        self.count_blocks(&kernel.register);
+        drop(kernel);
+        let mut blocked = Vec::new();
+        for (target, decision) in decisions {
+            match decision {
+                Ok((Decision::Block(automatic), outcome)) if enforced => {
+                    announce(&automatic, outcome);
+                    blocked.push(automatic);
                 }
+                Ok((Decision::Block(automatic), _)) => self.note_hypothetical(&automatic),
+                Ok((Decision::Exempt(why), _)) => limited::info(limited::Kind::Spared, || {
+                    format!("{} is not blocked ({}): {why}", target.source, target.reason())
+                }),
+                Err(error) => self.note_not_blocked(&target, &error.into()),
             }
         }
+        blocked
+    }
+
+    /// A block that was not made, since the service only monitors.
+    fn note_hypothetical(&self, automatic: &Automatic) {
+        if lock(&self.would_block).note(automatic, blocks::now()) {
+            let Automatic { net, lasts, reason, evidence, .. } = automatic;
+            let (lasts, service) = (humantime::format_duration(*lasts), &evidence.service);
+            limited::warn(limited::Kind::WouldBlock, || {
+                format!("{net} would be blocked for {lasts} if service {service} enforced: {reason}")
+            });
+        }
+    }
+
+    /// Closes the connections of those who were blocked with `kill`.
+    fn end_connections_of(&self, blocked: &[Automatic]) {
         // All are blocked before the first is looked for among the sockets.
         for scope in [blocks::Scope::Host, blocks::Scope::Services] {
             let is_to_end = |automatic: &&Automatic| automatic.kill && automatic.scope == scope;
@@ -72,98 +186,15 @@ impl Engine {
         }
     }
 
-    /// Looks for sources that went over the threshold of connections when nobody listened, by how many each has open.
-    pub(super) fn look_for_offenders(&self, open: &[(SourceKey, u64)]) {
-        let (enabled, threshold) = {
-            let policies = self.policies();
-            let autoblock = &policies.live().autoblock;
-            (autoblock.enabled, u64::from(autoblock.connections))
-        };
-        if !enabled || threshold == 0 {
-            return;
-        }
-        let now = boot_now();
-        let over = open.iter().filter(|(_, count)| *count > threshold);
-        let offence =
-            |(source, count): &_| abi::Offence::new(OffenceKind::Connections, *source, *count, now, now);
-        let offences: Vec<_> = over.map(offence).collect();
-        let sources = offences.iter().map(|offence| self.maps.source_net(&offence.source)).collect();
-        self.kernel().register.keep_pardons(&sources);
-        if !offences.is_empty() {
-            self.take_offences(&offences);
-        }
-    }
-
-    /// An offence as the policy sees it; none if it is of a later build, the service is gone or only monitors, or the threshold is another one
-    /// by now.
-    fn told(
-        &self,
-        offence: &abi::Offence,
-        services: &BTreeMap<ServiceId, String>,
-        policy: &Policy,
-    ) -> Option<Offence> {
-        let autoblock = &policy.autoblock;
-        let (kind, threshold) = match offence.kind()? {
-            OffenceKind::Connections => (Kind::Connections, autoblock.connections),
-            OffenceKind::Refused => (Kind::Refused, autoblock.refused_per_minute),
-            OffenceKind::Limited => (Kind::Limited, autoblock.limited_per_minute),
-        };
-        let window = (kind != Kind::Connections).then(|| {
-            Duration::from_nanos(offence.at.saturating_sub(offence.since)).max(Duration::from_secs(1))
-        });
-        let service = services.get(&offence.source.service())?;
-        let enforces = |service: &&Service| service.mode == ServiceMode::Enforce;
-        policy.services.iter().filter(enforces).find(|known| known.name == *service)?;
-        let is_over = match kind {
-            Kind::Connections => offence.count > threshold.into(),
-            Kind::Refused | Kind::Limited => offence.count >= threshold.into(),
-        };
-        (threshold != 0 && is_over).then(|| Offence {
-            source: self.maps.source_net(&offence.source),
-            service: service.clone(),
-            kind,
-            count: offence.count,
-            threshold: threshold.into(),
-            window,
-        })
-    }
-
-    /// Returns the block, if there is one.
-    fn judge(&self, offence: &Offence, policy: &Policy) -> Result<Option<Automatic>> {
-        let protected = lock(&self.courtesies).protected();
-        let rules = Rules { autoblock: &policy.autoblock, trusted: &policy.trusted, protected: &protected };
-        let mut kernel = self.kernel();
-        let parts = &mut *kernel;
-        let (decision, blocked) = parts.register.judge(parts.datapath.maps_mut(), &rules, offence)?;
-        self.count_blocks(&kernel.register);
-        drop(kernel);
-        match decision {
-            Decision::Block(automatic) => {
-                let Automatic { net, lasts, reason, .. } = &automatic;
-                limited::warn(limited::Kind::Blocked, || {
-                    format!("{net} is blocked for {}: {reason}", humantime::format_duration(*lasts))
-                });
-                if let Some(why) = blocked.and_then(|blocked| blocked.not_recorded) {
-                    limited::warn(limited::Kind::NotRecorded, || {
-                        format!("the block of {net} holds, but is lost at the next boot: {why}")
-                    });
-                }
-                Ok(Some(automatic))
-            }
-            Decision::Exempt(why) => {
-                limited::info(limited::Kind::Spared, || {
-                    format!("{} is not blocked ({}): {why}", offence.source, offence.reason())
-                });
-                Ok(None)
-            }
-        }
-    }
-
     /// A flood of offenders is one problem, however many it has.
     fn note_not_blocked(&self, offence: &Offence, error: &anyhow::Error) {
         limited::warn(limited::Kind::NotBlocked, || {
             format!("{} should be blocked ({}), and is not: {error:#}", offence.source, offence.reason())
         });
+        self.note_unproven(error);
+    }
+
+    fn note_unproven(&self, error: &anyhow::Error) {
         let problem = format!("sources that offend are not blocked: {error:#}");
         self.problems.set_for(Topic::NotBlocked, problem, Self::NOT_BLOCKED_FOR);
     }
@@ -198,31 +229,64 @@ impl Engine {
     }
 }
 
+/// What the kernel says of a source, as the policy sees it.
+#[derive(Clone, Debug)]
+pub(super) struct Accusation {
+    pub(super) key: SourceKey,
+    service: String,
+    /// The service does not only monitor.
+    enforced: bool,
+    pub(super) kind: Kind,
+    count: u64,
+    threshold: u64,
+    window: Option<Duration>,
+}
+
+/// None if the offence is of a later build, the service is gone, or the threshold is another one by now.
+fn accuse(
+    offence: &abi::Offence,
+    services: &BTreeMap<ServiceId, String>,
+    policy: &Policy,
+) -> Option<Accusation> {
+    let autoblock = &policy.autoblock;
+    let (kind, threshold) = match offence.kind()? {
+        OffenceKind::Connections => (Kind::Connections, autoblock.connections?),
+        OffenceKind::Refused => (Kind::Refused, autoblock.refused_per_minute),
+        OffenceKind::Limited => (Kind::Limited, autoblock.limited_per_minute),
+    };
+    let window = (kind != Kind::Connections)
+        .then(|| Duration::from_nanos(offence.at.saturating_sub(offence.since)).max(Duration::from_secs(1)));
+    let name = services.get(&offence.source.service())?;
+    let service = policy.services.iter().find(|known| known.name == *name)?;
+    let is_over = match kind {
+        Kind::Connections => offence.count > threshold.into(),
+        Kind::Refused | Kind::Limited => offence.count >= threshold.into(),
+    };
+    (autoblock.enabled && is_over).then(|| Accusation {
+        key: offence.source,
+        service: name.clone(),
+        enforced: service.mode == ServiceMode::Enforce,
+        kind,
+        count: offence.count,
+        threshold: threshold.into(),
+        window,
+    })
+}
+
+fn announce(Automatic { net, lasts, reason, .. }: &Automatic, outcome: Option<Blocked>) {
+    limited::warn(limited::Kind::Blocked, || {
+        format!("{net} is blocked for {}: {reason}", humantime::format_duration(*lasts))
+    });
+    if let Some(why) = outcome.and_then(|outcome| outcome.not_recorded) {
+        limited::warn(limited::Kind::NotRecorded, || {
+            format!("the block of {net} holds, but is lost at the next boot: {why}")
+        });
+    }
+}
+
 fn named(nets: &[IpNet]) -> String {
     match nets {
         [net] => net.to_string(),
         nets => format!("{} networks", nets.len()),
-    }
-}
-
-/// What makes exemptions cheap: a trusted source over a threshold is reported with each connection that it opens.
-#[derive(Debug, Default)]
-pub(super) struct Courtesies {
-    protected: Option<(Instant, Arc<Protected>)>,
-}
-
-impl Courtesies {
-    const PROTECTED_FOR: Duration = Duration::from_secs(1);
-
-    /// The addresses that this host needs, as they were a moment ago.
-    fn protected(&mut self) -> Arc<Protected> {
-        match &self.protected {
-            Some((at, protected)) if at.elapsed() < Self::PROTECTED_FOR => Arc::clone(protected),
-            _ => {
-                let protected = Arc::new(Protected::of_host());
-                self.protected = Some((Instant::now(), Arc::clone(&protected)));
-                protected
-            }
-        }
     }
 }

@@ -4,6 +4,7 @@ mod autoblock;
 mod names;
 mod ports;
 mod prefixes;
+mod sources;
 mod tree;
 mod trusted;
 
@@ -23,6 +24,7 @@ pub(super) fn check(findings: &mut Findings<'_>, written: &Written, local: &Loca
     autoblock::check(findings, written, &trusted);
     for service in &written.services {
         prefixes::check(findings, service, &trusted);
+        sources::check(findings, service, written.rest.source);
     }
 }
 

@@ -6,7 +6,7 @@ use guard_common::gcra::{
 
 use super::table::{self, Table};
 use super::value::{Entry, Value};
-use crate::config::findings::{Fault, Findings};
+use crate::config::findings::{Fault, Findings, Span};
 use crate::config::policy::{Limits, Rate};
 use crate::config::units;
 use crate::config::written::WrittenLimits;
@@ -67,15 +67,18 @@ pub(super) fn read_all(findings: &mut Findings<'_>, entry: Entry<'_, '_>) -> Vec
             continue;
         }
         let name = super::name(findings, text, key.span());
-        let limits = read(findings, text, value);
-        all.extend(name.map(|name| WrittenLimits { name, limits }));
+        let (limits, max_connections) = read(findings, text, value);
+        all.extend(name.map(|name| WrittenLimits { name, limits, max_connections }));
     }
     all
 }
 
-fn read(findings: &mut Findings<'_>, name: &str, value: &Value<'_>) -> Limits {
+/// The limits, and where their `max_connections` stands.
+fn read(findings: &mut Findings<'_>, name: &str, value: &Value<'_>) -> (Limits, Option<Span>) {
     let entry = Entry { key: name, value };
-    let Some(entries) = entry.table(findings, "a table of limits") else { return Limits::default() };
+    let Some(entries) = entry.table(findings, "a table of limits") else {
+        return (Limits::default(), None);
+    };
     let table = Table::new(findings, &table::LIMITS, value.span(), entries);
     let limits = Limits {
         packets: rate(findings, &table, &PACKETS),
@@ -93,7 +96,8 @@ fn read(findings: &mut Findings<'_>, name: &str, value: &Value<'_>) -> Limits {
     if let (Some(packets), Some(entry)) = (limits.packets, table.get(PACKETS.per_second)) {
         warn_of_low(findings, packets, entry);
     }
-    limits
+    let place = table.get("max_connections").map(|entry| entry.value.span());
+    (limits, place)
 }
 
 fn rate(findings: &mut Findings<'_>, table: &Table<'_, '_>, meter: &Meter) -> Option<Rate> {

@@ -46,16 +46,17 @@ pub(super) fn read(findings: &mut Findings<'_>, text: &str) -> Option<Written> {
         .and_then(|table| table.get("prefixes"))
         .map(|entry| entry.prefixes(findings))
         .unwrap_or_default();
+    let (autoblock, autoblock_connections) = sections::autoblock(findings, &root);
     let rest = Policy {
         attach: sections::attach(findings, &root),
         source: sections::source(findings, &root),
-        autoblock: sections::autoblock(findings, &root),
+        autoblock,
         capacity: capacity::read(findings, &root),
         metrics: sections::metrics(findings, &root),
         log: sections::log(findings, &root),
         ..Policy::default()
     };
-    Some(Written { services, limits, trusted, rest })
+    Some(Written { services, limits, trusted, autoblock_connections, rest })
 }
 
 /// The tables of an array of tables.

@@ -4,7 +4,7 @@ use std::net::SocketAddr;
 
 use super::table::{self, Table};
 use super::value::Entry;
-use crate::config::findings::{Fault, Findings};
+use crate::config::findings::{Fault, Findings, Span};
 use crate::config::policy::{Attach, Autoblock, DEFAULT_ROUTE, Log, Metrics, Prefix, SourceGrouping};
 use crate::config::units;
 
@@ -49,17 +49,19 @@ pub(super) fn source(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Sourc
     }
 }
 
-pub(super) fn autoblock(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Autoblock {
+/// Automatic blocks, and where their number of connections stands.
+pub(super) fn autoblock(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> (Autoblock, Option<Span>) {
     let default = Autoblock::default();
-    let Some(table) = root.section(findings, "autoblock", &table::AUTOBLOCK) else { return default };
+    let Some(table) = root.section(findings, "autoblock", &table::AUTOBLOCK) else { return (default, None) };
     let enabled = table.get("enabled").and_then(|entry| entry.boolean(findings));
-    let mut threshold = |key, default| {
+    let mut threshold = |key| {
         let entry: Option<Entry<'_, '_>> = table.get(key);
-        entry.and_then(|entry| entry.bounded(findings, 1, u32::MAX.into())).unwrap_or(default)
+        entry.and_then(|entry| entry.bounded(findings, 1, u32::MAX.into()))
     };
-    let connections = threshold("connections", default.connections);
-    let refused_per_minute = threshold("refused_per_minute", default.refused_per_minute);
-    let limited_per_minute = threshold("limited_per_minute", default.limited_per_minute);
+    let connections = threshold("connections");
+    let refused_per_minute = threshold("refused_per_minute").unwrap_or(default.refused_per_minute);
+    let limited_per_minute = threshold("limited_per_minute").unwrap_or(default.limited_per_minute);
+    let place = table.get("connections").map(|entry| entry.value.span());
     let mut time = |key, default| {
         table.get(key).and_then(|entry: Entry<'_, '_>| duration(findings, entry)).unwrap_or(default)
     };
@@ -78,7 +80,7 @@ pub(super) fn autoblock(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Au
         entry.complain(findings, fault.help("raise max_duration or lower duration"));
     }
     let never = table.get("never").map(|entry| entry.prefixes(findings)).unwrap_or_default();
-    Autoblock {
+    let autoblock = Autoblock {
         enabled: enabled.unwrap_or(default.enabled),
         connections,
         refused_per_minute,
@@ -92,7 +94,8 @@ pub(super) fn autoblock(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Au
             .into_iter()
             .map(|net| Prefix { line: findings.line(&net.span()), net: net.into_inner() })
             .collect(),
-    }
+    };
+    (autoblock, place)
 }
 
 /// Each source is a few time series, and the sources change.

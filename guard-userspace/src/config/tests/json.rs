@@ -41,7 +41,6 @@ prefixes = ["10.0.0.5"]
         "trusted": { "prefixes": ["10.0.0.5/32"] },
         "autoblock": {
             "enabled": true,
-            "connections": 256,
             "refused_per_minute": 6000,
             "limited_per_minute": 6000,
             "duration": "10m",

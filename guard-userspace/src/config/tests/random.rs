@@ -51,9 +51,14 @@ fn bytes() -> impl Strategy<Value = Rate> {
 
 fn limits() -> impl Strategy<Value = Limits> {
     let rates = (prop::option::of(events()), prop::option::of(bytes()), prop::option::of(events()));
-    (rates, prop::option::of(1..=u32::MAX)).prop_map(|((packets, bytes, connections), max_connections)| {
-        Limits { packets, bytes, connections, max_connections }
-    })
+    (rates, prop::option::of(1..=u32::MAX / 2)).prop_map(
+        |((packets, bytes, connections), max_connections)| Limits {
+            packets,
+            bytes,
+            connections,
+            max_connections,
+        },
+    )
 }
 
 const NAMES: [&str; 4] = ["client", "a.b", "1", "x-_"];
@@ -113,7 +118,9 @@ fn services(limits: &BTreeMap<String, Limits>) -> impl Strategy<Value = Vec<Serv
 
 fn autoblock() -> impl Strategy<Value = Autoblock> {
     let seconds = || (1..=366 * 86_400u64).prop_map(Duration::from_secs);
-    let thresholds = (1..=u32::MAX, 1..=u32::MAX, 1..=u32::MAX);
+    // Above each `max_connections` that the limits here have.
+    let connections = prop::option::of((u32::MAX / 2 + 1)..=u32::MAX);
+    let thresholds = (connections, 1..=u32::MAX, 1..=u32::MAX);
     (any::<[bool; 2]>(), thresholds, seconds(), seconds(), seconds(), keyword(), prefixes(0..3)).prop_map(
         |(
             [enabled, kill],

@@ -33,7 +33,7 @@ fn every_default() {
         trusted: Vec::new(),
         autoblock: Autoblock {
             enabled: true,
-            connections: 256,
+            connections: None,
             refused_per_minute: 6000,
             limited_per_minute: 6000,
             duration: Duration::from_secs(600),
@@ -89,7 +89,7 @@ ipv6_prefix = 56
 prefixes = ["10.0.0.5/32"]
 [autoblock]
 enabled = false
-connections = 1
+connections = 65
 refused_per_minute = 2
 limited_per_minute = 3
 duration = "2 days"
@@ -138,7 +138,7 @@ format = "json"
     assert_eq!(policy.trusted, [net("10.0.0.5/32")]);
     let autoblock = Autoblock {
         enabled: false,
-        connections: 1,
+        connections: Some(65),
         refused_per_minute: 2,
         limited_per_minute: 3,
         duration: Duration::from_secs(2 * 86400),

@@ -80,28 +80,25 @@ fn limits() {
 }
 
 #[test]
-fn autoblock() {
-    let limits = "[limits.x]\nmax_connections = 257\n";
-    let source = "[[service.sources]]\nprefix = \"10.1.0.0/16\"\nlimits = \"x\"\n";
-    let service = format!("limits = \"x\"\n{limits}");
-    let sources = format!("{source}{limits}");
-    check(&[
-        (
-            "of a service",
-            &service,
-            7,
-            10,
-            "\"x\" allows 257 connections, but autoblock blocks a source with more than 256",
-        ),
-        ("of a source", &sources, 9, 10, "add 10.1.0.0/16 to never in [autoblock]"),
-    ]);
-    let spared = [
-        "[autoblock]\nconnections = 257\n",
-        "[autoblock]\nenabled = false\n",
-        "[autoblock]\nnever = [\"10.0.0.0/8\"]\n",
-    ];
-    for spared in spared {
-        assert_eq!(good(&format!("{ATTACH}{SERVICE}{sources}{spared}")).warnings, [], "{spared}");
+fn a_service_whose_clients_are_one_source() {
+    let service =
+        |allow: &str| format!("{ATTACH}[[service]]\nname = \"a\"\nports = [1]\nallow = [{allow}]\n");
+    let warns = |text: &str| {
+        let warnings = good(text).warnings;
+        warnings.iter().any(|warning| warning.message.contains("all clients of service \"a\" are one source"))
+    };
+    for (allow, rest, expected) in [
+        ("\"fd00:1::/64\"", "", true),
+        ("\"fd00:1::/80\"", "", true),
+        ("\"fd00:1::1\", \"fd00:1::2\"", "", true),
+        ("\"fd00:1::/63\"", "", false),
+        ("\"fd00:1::7\"", "", false),
+        ("\"fd00:1::/64\", \"10.0.0.0/8\"", "", false),
+        ("\"10.1.2.0/24\"", "", false),
+        ("\"10.1.2.0/24\"", "[source]\nipv4_prefix = 24\n", true),
+        ("\"fd00:1::/64\"", "[source]\nipv6_prefix = 128\n", false),
+    ] {
+        assert_eq!(warns(&format!("{}{rest}", service(allow))), expected, "{allow} {rest}");
     }
 }
 

@@ -170,3 +170,26 @@ fn sections() {
         ("log format", "[log]\nformat = \"xml\"\n", 6, 10, "write one of \"text\", \"json\""),
     ]);
 }
+
+/// What the limits let in is no offence.
+#[test]
+fn autoblock_connections_within_a_limit() {
+    let limits = "limits = \"x\"\n[limits.x]\nmax_connections = 200\n";
+    let source =
+        "[[service.sources]]\nprefix = \"10.1.0.0/16\"\nlimits = \"x\"\n[limits.x]\nmax_connections = 200\n";
+    let at_200 = format!("{limits}[autoblock]\nconnections = 200\n");
+    let of_source = format!("{source}[autoblock]\nconnections = 150\n");
+    check_after_service(&[
+        ("as many as the limit", &at_200, 9, 15, "the limits \"x\" let have 200 connections (line 7)"),
+        ("less than a source may", &of_source, 11, 15, "add 10.1.0.0/16 to never"),
+    ]);
+    for right in [
+        format!("{limits}[autoblock]\nconnections = 201\n"),
+        format!("{limits}[autoblock]\nenabled = false\nconnections = 1\n"),
+        format!("{source}[autoblock]\nconnections = 1\nnever = [\"10.1.0.0/16\"]\n"),
+        "[limits.unused]\nmax_connections = 9\n[autoblock]\nconnections = 1\n".to_owned(),
+        "[autoblock]\nconnections = 1\n".to_owned(),
+    ] {
+        crate::config::tests::good(&format!("{SERVICE}{right}"));
+    }
+}
