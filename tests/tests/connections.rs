@@ -283,7 +283,8 @@ fn a_forged_syn_moves_no_connection_to_another_service() -> Result<()> {
             }
             Ok(())
         });
-        thread::sleep(Duration::from_millis(100));
+        let is_flooded = || guard.counter("other", Reason::Allowed).is_ok_and(|all| all.packets > 1000);
+        let flooded = wait::within(PATIENCE, is_flooded);
         let open = scene.client.enter(|| {
             let connect = |port| -> Result<TcpStream> {
                 let flags = SockFlag::SOCK_CLOEXEC;
@@ -297,9 +298,9 @@ fn a_forged_syn_moves_no_connection_to_another_service() -> Result<()> {
         });
         stop.store(true, Ordering::Relaxed);
         forging.join().map_err(|_| anyhow!("the forger panicked"))??;
+        ensure!(flooded, "the forged SYNs do not come");
         open
     })?;
-    ensure!(guard.counter("other", Reason::Allowed)?.packets > 1000);
     let services =
         || -> Result<Vec<Value>> { Ok(serde_json::from_str(&guard.output(&["connections", "--json"])?.1)?) };
     let all_at_web =
