@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::fs::{self, File};
+use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::time::Duration;
@@ -17,6 +18,7 @@ use nix::sys::signal::Signal;
 use serde_json::Value;
 use tempfile::TempDir;
 
+use crate::hidden_time;
 use crate::net::{Host, Running};
 use crate::stale::{self, BPFFS};
 use crate::wait;
@@ -31,6 +33,9 @@ pub struct Guard<'a> {
     agent: Option<Running>,
     watch: bool,
     environment: Vec<(String, String)>,
+    /// What is run in place of the binary.
+    wrapper: Option<PathBuf>,
+    hides_time: bool,
 }
 
 /// Packets by service, verdict and reason.
@@ -66,7 +71,15 @@ impl<'a> Guard<'a> {
         let directory =
             tempfile::Builder::new().prefix(&stale::prefix()).tempdir().context("no directory for guard")?;
         fs::write(directory.path().join("guard.toml"), policy).context("cannot write the policy")?;
-        Ok(Self { host, directory, agent: None, watch: true, environment: Vec::new() })
+        Ok(Self {
+            host,
+            directory,
+            agent: None,
+            watch: true,
+            environment: Vec::new(),
+            wrapper: None,
+            hides_time: false,
+        })
     }
 
     /// Starts the agent and waits until it is ready.
@@ -118,6 +131,11 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
+    /// The host that it runs on.
+    pub const fn host(&self) -> &Host {
+        self.host
+    }
+
     /// Whether the program is on the interface `eth0` of its host.
     pub fn is_attached(&self) -> bool {
         let shown = self.host.output("ip", &["-details", "link", "show", "dev", "eth0"]);
@@ -144,7 +162,11 @@ impl<'a> Guard<'a> {
     /// # Errors
     /// When there is no binary.
     pub fn command(&self, arguments: &[&str]) -> Result<Command> {
-        let mut command = self.host.command(&binary()?.display().to_string());
+        let program = self.wrapper.clone().map_or_else(binary, Ok)?;
+        let mut command = self.host.command(&program.display().to_string());
+        if self.hides_time {
+            hidden_time::hide(&mut command);
+        }
         command.args(arguments).env("GUARD_PIN_PATH", self.pins());
         command.env("GUARD_SOCKET", self.socket());
         command.env("GUARD_STATE", self.state());
@@ -257,6 +279,29 @@ impl<'a> Guard<'a> {
     /// Runs agent and commands with this in their environment from now on.
     pub fn set_environment(&mut self, name: &str, value: &str) {
         self.environment.push((name.into(), value.into()));
+    }
+
+    /// Runs agent and commands as on a machine that has booted anew: the kernel calls this boot otherwise, and does not say that the time of day
+    /// is synchronized. Returns the directory in which a file `synchronized` says so, as systemd-timesyncd makes it.
+    ///
+    /// # Errors
+    /// When the files cannot be written.
+    pub fn pretend_boot(&mut self, boot: &str) -> Result<PathBuf> {
+        let directory = self.directory.path().join(boot);
+        fs::create_dir_all(directory.join("timesync")).context("no directory for a boot")?;
+        fs::write(directory.join("boot_id"), format!("{boot}\n")).context("cannot name a boot")?;
+        let wrapper = directory.join("guard");
+        let text = format!(
+            "#!/bin/sh\nexec unshare --mount sh -c 'mount --bind {directory}/boot_id /proc/sys/kernel/random/boot_id && mkdir -p /run/systemd && \
+             mount -t tmpfs tmpfs /run/systemd && mkdir /run/systemd/timesync && mount --bind {directory}/timesync /run/systemd/timesync && \
+             exec \"$@\"' sh {binary} \"$@\"\n",
+            directory = directory.display(),
+            binary = binary()?.display()
+        );
+        fs::write(&wrapper, text).context("cannot write a script")?;
+        fs::set_permissions(&wrapper, fs::Permissions::from_mode(0o755)).context("cannot write a script")?;
+        (self.wrapper, self.hides_time) = (Some(wrapper), true);
+        Ok(directory.join("timesync"))
     }
 
     /// The ledger.

@@ -36,6 +36,7 @@ pub mod demo;
 pub mod fence;
 pub mod guard;
 pub mod hidden;
+mod hidden_time;
 pub mod kernel;
 pub mod large;
 pub mod listener;

@@ -60,14 +60,10 @@ pub(super) async fn keep_house(
                 }
             }
         }
-        let (engine, mut file) = (Arc::clone(&engine), policy.take());
+        let changed = by_time && policy.as_mut().is_some_and(|file| file.look(&engine));
+        let engine = Arc::clone(&engine);
         let work = move || {
-            let looked = file.as_mut().filter(|_| by_time);
-            if let Some(file) = looked
-                && file.look(&engine)
-            {
-                file.note_try(engine.reload_when_free("the policy file has changed"));
-            }
+            let is_to_be_repeated = changed && engine.reload_when_free("the policy file has changed");
             if check || !engine.links_hold() {
                 engine.look_after();
             } else if let Err(error) = engine.notice_return() {
@@ -79,15 +75,15 @@ pub(super) async fn keep_house(
                 engine.compare_connections();
             }
             engine.beat();
-            file
+            is_to_be_repeated
         };
         match tokio::task::spawn_blocking(work).await {
-            Ok(file) => {
-                policy = file;
+            Ok(is_to_be_repeated) => {
+                policy.iter_mut().filter(|_| changed).for_each(|file| file.note_try(is_to_be_repeated));
                 // Without systemd there is nobody to tell.
                 let _ = sd_notify::notify(&[NotifyState::Watchdog]);
             }
-            // It has taken along what it looked with, so the agent ends, and another begins anew.
+            // What it was at may be half done, so the agent ends, and another begins anew.
             Err(error) => match error.try_into_panic() {
                 Ok(panic) => resume_unwind(panic),
                 Err(_) => return,

@@ -25,6 +25,8 @@ pub(super) enum Topic {
     Events,
     /// The agent has failed on some events of the kernel.
     Batch,
+    /// The kernel does not count connections as they come.
+    Tracker,
     /// Sources that offend are not blocked.
     NotBlocked,
     /// The tables have no room for all connections.

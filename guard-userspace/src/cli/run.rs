@@ -26,7 +26,7 @@ Examples:
   guard run --config ./guard.toml --monitor                       drop nothing, count what would be dropped
   guard run -i eth0 -p 8000 -a 10.0.0.0/8 -a fd00:1::/64          without a file
 
-A change of the policy file makes the new policy live, and so do SIGHUP and `guard reload`; one with an error is refused. SIGINT and SIGTERM end the agent; the kernel goes on to enforce the policy (on_exit = \"keep\") until `guard detach`.
+A change of the policy file makes the new policy live, and so do SIGHUP and `guard reload`; one with an error is refused. When the file cannot be used at a start, the last policy that was live is. SIGINT and SIGTERM end the agent; the kernel goes on to enforce the policy (on_exit = \"keep\") until `guard detach`.
 Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.")]
 pub(super) struct Run {
     #[command(flatten)]

@@ -3,7 +3,7 @@
 use super::*;
 
 /// What is put before a program so that it reads another time of day from a file; the kernel's clock stays as it is.
-fn fake_time(guard: &mut Guard<'_>, file: &Path) -> Result<()> {
+pub(super) fn fake_time(guard: &mut Guard<'_>, file: &Path) -> Result<()> {
     let output = Command::new("faketime").args(["-f", "+0", "sh", "-c", "echo $LD_PRELOAD"]).output()?;
     let library = String::from_utf8(output.stdout).context("no path")?;
     ensure!(!library.trim().is_empty(), "faketime does not say where its library is");

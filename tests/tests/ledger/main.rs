@@ -1,6 +1,7 @@
 //! The ledger and the kernel: what holds, and what is known afterwards, when the disk is full, the file broken or gone, the agent killed or the
 //! clock set.
 
+mod boot_clock;
 mod clock;
 mod lists;
 mod storage;

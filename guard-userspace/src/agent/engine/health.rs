@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tracing::warn;
 
@@ -12,6 +12,8 @@ use crate::agent::status::InterfaceStatus;
 use crate::agent::{heap, log};
 use crate::limited;
 
+/// The kernel refuses for a while where it has no memory, and for good where it cannot: to ask it costs some milliseconds.
+const BETWEEN_TRIES: Duration = Duration::from_secs(60);
 /// How long it is a problem that another program changed the kernel's tables.
 const DRIFT_FOR: Duration = Duration::from_secs(60);
 /// How long it is a problem that lines of the log were lost.
@@ -68,7 +70,24 @@ impl Engine {
         *lock(&self.health) = Health { problems, interfaces };
         self.keep_policies();
         self.look_at_log();
+        if lock(&self.untracked).is_some_and(|tried| tried.elapsed() > BETWEEN_TRIES) {
+            self.track_connections();
+        }
         heap::give_back();
+    }
+
+    /// Has the kernel count connections as they come; where it does not, that is a problem, and tried again.
+    pub(super) fn track_connections(&self) {
+        let tracked = self.kernel().datapath.track_connections();
+        *lock(&self.untracked) = tracked.is_err().then(Instant::now);
+        match tracked {
+            Ok(()) => self.problems.clear(Topic::Tracker),
+            Err(error) => {
+                let problem =
+                    format!("connections are not counted as they come, only every few seconds: {error}");
+                self.problems.set(Topic::Tracker, problem);
+            }
+        }
     }
 
     fn note_drift(&self, mended: usize) {

@@ -108,6 +108,8 @@ pub struct Engine {
     beats: AtomicU64,
     /// Entries of blocks that another program had changed.
     block_drift: AtomicU64,
+    /// When the kernel was asked last to count connections; none while it does.
+    untracked: Mutex<Option<Instant>>,
     /// Lines of the log that were lost until the last look.
     log_lost: AtomicU64,
     stop: watch::Sender<bool>,
@@ -159,10 +161,6 @@ impl Engine {
                 "cannot remove the maps of the guard before this one: {error}; `guard detach` does"
             ));
         }
-        if let Err(error) = kernel.datapath.track_connections() {
-            lasting
-                .push(format!("connections are not counted as they come, only every few seconds: {error}"));
-        }
         lasting.iter().for_each(|problem| warn!("{problem}"));
         // The ledger may take long, or fail: the next look tries again.
         if let Err(error) = kernel.register.begin(kernel.datapath.maps_mut()) {
@@ -196,12 +194,14 @@ impl Engine {
             started: Instant::now(),
             beats: AtomicU64::new(0),
             block_drift: AtomicU64::new(0),
+            untracked: Mutex::default(),
             log_lost: AtomicU64::new(0),
             stop,
             detached: AtomicBool::new(false),
         };
         engine.begin_problems();
         engine.note(Action::Start, "guard", Ok(Some(serde_json::json!({ "generation": generation }))));
+        engine.track_connections();
         engine.compare_connections();
         engine.look_after();
         Ok(engine)
