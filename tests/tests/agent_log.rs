@@ -90,6 +90,7 @@ fn a_flood_of_offences_that_cannot_be_blocked_is_one_problem_and_one_line() -> R
         reason: None,
         caller: None,
         force: false,
+        skip_protected: false,
         kill: false,
     };
     let _: Blocked = guard.client().post(path::BLOCK, &request)?;

@@ -28,6 +28,7 @@ fn block(guard: &Guard<'_>, nets: Vec<IpNet>, scope: Scope) -> Result<()> {
         reason: None,
         caller: None,
         force: false,
+        skip_protected: false,
         kill: false,
     };
     let _: Blocked = guard.client().post(path::BLOCK, &request)?;
