@@ -2,8 +2,10 @@
 //!
 //! | module | what it holds |
 //! | --- | --- |
+//! | [`arrivals`] | what a port takes in |
 //! | [`mod@bench`] | what guard costs, measured |
 //! | [`bpf`] | bare maps and programs of a few instructions |
+//! | [`conntrack`] | hosts that use conntrack |
 //! | [`cpu`] | CPUs, and threads that stay on one |
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`fence`] | knowing that everything that was sent before is through |
@@ -27,8 +29,10 @@
 //! | [`tracer`] | what the kernel's own tracer sees |
 //! | [`wait`] | waiting for something to become true |
 
+pub mod arrivals;
 pub mod bench;
 pub mod bpf;
+pub mod conntrack;
 pub mod cpu;
 pub mod cpu_time;
 pub mod dashboard;

@@ -2,13 +2,11 @@
 //! arrives that the host's stack accepts.
 
 use std::cell::Cell;
-use std::fs::{self, read_to_string};
-use std::io::ErrorKind;
-use std::net::{TcpListener, UdpSocket};
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use anyhow::{Context, Result, ensure};
 use guard_common::Reason;
+use guard_tests::arrivals::{Datagrams, HalfOpen, Port};
+use guard_tests::conntrack;
 use guard_tests::fence::Fence;
 use guard_tests::frame::{Frame, SYN, Transport};
 use guard_tests::guard::Guard;
@@ -17,7 +15,6 @@ use guard_tests::raw::{Wire, on_one_cpu};
 use guard_tests::scene::{ALLOW, CLIENT, STRANGER, Scene, to_server};
 use guard_tests::shapes::{self, Sender, Shape};
 use guard_tests::tap::Tap;
-use nix::sys::socket::{Backlog, listen};
 
 const PORT: u16 = 8000;
 
@@ -27,49 +24,63 @@ const ABSENT_STRANGER: [&str; 2] = ["10.77.66.77", "fd00:77::66:77"];
 
 #[test]
 fn no_datagram_of_a_stranger_arrives() -> Result<()> {
-    judge_datagrams("native")
+    judge_datagrams("native", false)
 }
 
 #[test]
 fn no_datagram_of_a_stranger_arrives_in_generic_mode() -> Result<()> {
-    judge_datagrams("generic")
+    judge_datagrams("generic", false)
+}
+
+#[test]
+fn no_datagram_of_a_stranger_arrives_through_conntrack() -> Result<()> {
+    judge_datagrams("native", true)
+}
+
+#[test]
+fn no_datagram_of_a_stranger_arrives_through_conntrack_in_generic_mode() -> Result<()> {
+    judge_datagrams("generic", true)
 }
 
 #[test]
 fn no_connection_request_of_a_stranger_arrives() -> Result<()> {
-    judge_connection_requests("native")
+    judge_connection_requests("native", false)
 }
 
 #[test]
 fn no_connection_request_of_a_stranger_arrives_in_generic_mode() -> Result<()> {
-    judge_connection_requests("generic")
+    judge_connection_requests("generic", false)
 }
 
-fn judge_datagrams(mode: &str) -> Result<()> {
+#[test]
+fn no_connection_request_of_a_stranger_arrives_through_conntrack() -> Result<()> {
+    judge_connection_requests("native", true)
+}
+
+#[test]
+fn no_connection_request_of_a_stranger_arrives_through_conntrack_in_generic_mode() -> Result<()> {
+    judge_connection_requests("generic", true)
+}
+
+fn judge_datagrams(mode: &str, conntrack: bool) -> Result<()> {
     let scene = Scene::new()?;
-    let socket = scene.server.enter(|| UdpSocket::bind(("::", PORT)).context("cannot listen for UDP"))?;
-    socket.set_nonblocking(true)?;
+    let port = Datagrams::open(&scene.server, PORT)?;
     let packet = |source: &str| Frame { payload: vec![0x55; 32], ..to_server(Frame::udp(source, PORT)) };
     let shapes = |addresses| {
         let sender = Sender { packet: &packet, addresses };
         [shapes::all(&sender), shapes::datagrams(&sender)].concat()
     };
-    judge(&scene, mode, &Datagrams(socket), shapes, [CLIENT, STRANGER])
+    judge(&scene, (mode, conntrack), &port, shapes, [CLIENT, STRANGER])
 }
 
-fn judge_connection_requests(mode: &str) -> Result<()> {
+fn judge_connection_requests(mode: &str, conntrack: bool) -> Result<()> {
     let scene = Scene::new()?;
     let server = &scene.server;
-    let listener = server.enter(|| TcpListener::bind(("::", PORT)).context("cannot listen"))?;
+    let port = HalfOpen::open(server, PORT)?;
     // A neighbour that is not found takes its requests with it.
     for address in [ABSENT_CLIENT, ABSENT_STRANGER].concat() {
         server.ip(&format!("neighbour add {address} lladdr 02:00:00:00:00:bb dev eth0"))?;
     }
-    // They stay for as long as the test takes.
-    server
-        .enter(|| fs::write("/proc/sys/net/ipv4/tcp_synack_retries", "20").context("cannot keep requests"))?;
-    // Room for all requests, else they are answered by cookies and not kept.
-    listen(&listener, Backlog::MAXCONN)?;
     let next = Cell::new(20_000);
     let packet = |source: &str| {
         // Each request is of a connection of its own.
@@ -78,25 +89,27 @@ fn judge_connection_requests(mode: &str) -> Result<()> {
         to_server(Frame { payload: vec![0x55; 32], ..Frame::new(source, transport) })
     };
     let shapes = |addresses| shapes::all(&Sender { packet: &packet, addresses });
-    let port = HalfOpen { server, listener, before: AtomicU64::new(0) };
-    judge(&scene, mode, &port, shapes, [ABSENT_CLIENT, ABSENT_STRANGER])
+    judge(&scene, (mode, conntrack), &port, shapes, [ABSENT_CLIENT, ABSENT_STRANGER])
 }
 
 /// Sends all shapes of the client and of the stranger, without guard and with it.
 fn judge(
     scene: &Scene,
-    mode: &str,
+    (mode, conntrack): (&str, bool),
     port: &(impl Port + Sync),
     shapes: impl Fn([&'static str; 2]) -> Vec<Shape>,
     [client, stranger]: [[&'static str; 2]; 2],
 ) -> Result<()> {
+    if conntrack {
+        conntrack::begin(&scene.server)?;
+    }
     let server =
         Server { tap: Tap::open(&scene.server, shapes::MAC)?, fence: Fence::open(&scene.server)?, port };
     // Without guard: what the host's stack takes. This is what shows that the test can fail.
     for (host, addresses) in [(&scene.client, client), (&scene.stranger, stranger)] {
         let outcomes = server.receive(host, addresses[0], shapes(addresses))?;
         compare("without guard", &outcomes, |shape, arrival| Arrival {
-            taken: shape.taken.unwrap_or(arrival.taken),
+            taken: shape.is_taken(conntrack).unwrap_or(arrival.taken),
             frames: shape.frames.len(),
         })?;
     }
@@ -109,7 +122,7 @@ fn judge(
     compare("of a stranger", &outcomes, |shape, _| Arrival { taken: false, frames: shape.harmless })?;
     let outcomes = server.receive(&scene.client, client[0], shapes(client))?;
     compare("of an allowed client", &outcomes, |shape, arrival| Arrival {
-        taken: shape.malformed == 0 && shape.taken.unwrap_or(arrival.taken),
+        taken: shape.malformed == 0 && shape.is_taken(conntrack).unwrap_or(arrival.taken),
         frames: shape.frames.len() - shape.malformed,
     })?;
     let counts = guard.counts()?;
@@ -171,53 +184,4 @@ impl<P: Port + Sync> Server<'_, P> {
         };
         on_one_cpu(|| shapes.into_iter().map(receive).collect())
     }
-}
-
-/// The port that the shapes are for.
-trait Port {
-    /// Packets that were taken in there since this was called last.
-    fn packets(&self) -> Result<u64>;
-}
-
-struct Datagrams(UdpSocket);
-
-impl Port for Datagrams {
-    fn packets(&self) -> Result<u64> {
-        let mut packets = 0;
-        loop {
-            match self.0.recv(&mut [0; 64]) {
-                Ok(_) => packets += 1,
-                Err(error) if error.kind() == ErrorKind::WouldBlock => return Ok(packets),
-                Err(error) => return Err(error).context("cannot receive datagrams"),
-            }
-        }
-    }
-}
-
-/// Connections that were asked for at a listener whose answers lead nowhere.
-struct HalfOpen<'a> {
-    server: &'a Host,
-    listener: TcpListener,
-    before: AtomicU64,
-}
-
-impl Port for HalfOpen<'_> {
-    fn packets(&self) -> Result<u64> {
-        let port = self.listener.local_addr()?.port();
-        let now: u64 = self.server.enter(|| {
-            let tables = ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"];
-            let count = |table| {
-                Ok(read_to_string(table)?.lines().filter(|line| is_half_open(line, port)).count() as u64)
-            };
-            tables.into_iter().map(count).sum()
-        })?;
-        now.checked_sub(self.before.swap(now, Ordering::Relaxed)).context("a half-open connection is gone")
-    }
-}
-
-/// A line of /proc/net/tcp: number, local address, remote address, state, …; `03` is SYN-RECV.
-fn is_half_open(line: &str, port: u16) -> bool {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    let local = format!(":{port:04X}");
-    matches!(fields[..], [_, address, _, "03", ..] if address.ends_with(&local))
 }

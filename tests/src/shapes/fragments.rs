@@ -8,16 +8,18 @@ use crate::frame::{CUSTOMER_TAG, Extension, Frame, SERVICE_TAG, Transport};
 /// A port that is not guarded.
 const OPEN: u16 = 9000;
 const DESTINATION_OPTIONS: u8 = 60;
+/// A kind of routing header that nobody knows; one without segments left is skipped.
+const UNKNOWN_ROUTING: u8 = 253;
 /// Where the transport header of a packet without options, extension headers and tags begins.
 const IPV4_PAYLOAD: usize = 34;
 const IPV6_PAYLOAD: usize = 54;
 
 pub(super) fn all(sender: &Sender<'_>) -> Vec<Shape> {
-    [sizes(sender), orders(sender), overlaps(sender), without_ports(sender)].concat()
+    [sizes(sender), orders(sender), overlaps(sender), without_ports(sender), misplaced(sender)].concat()
 }
 
 fn sizes(sender: &Sender<'_>) -> Vec<Shape> {
-    let extensions = vec![Extension::HopByHop(0), Extension::DestinationOptions(2)];
+    let extensions = vec![Extension::HopByHop(2)];
     let tags = vec![(SERVICE_TAG, 0), (CUSTOMER_TAG, 0)];
     let tagged = Frame { vlan: tags.clone(), options: vec![1; 8], ..sender.v4() };
     vec![
@@ -25,7 +27,7 @@ fn sizes(sender: &Sender<'_>) -> Vec<Shape> {
         parts("fragments of 24 bytes", &sender.v4(), 24),
         // Over IPv6, Linux wants the whole TCP header in the first fragment.
         parts("fragments of 24 bytes, IPv6", &sender.v6(), 24),
-        parts("behind other extension headers", &Frame { extensions, ..sender.v6() }, 24),
+        parts("behind a hop-by-hop header", &Frame { extensions, ..sender.v6() }, 24),
         parts("with tags and options", &tagged, 8),
         parts("with tags, IPv6", &Frame { vlan: tags, ..sender.v6() }, 24),
     ]
@@ -96,6 +98,52 @@ fn without_ports(sender: &Sender<'_>) -> Vec<Shape> {
         behind_options("destination options in the fragments", 32),
         hidden.malformed(1).depends_on_the_kernel(),
     ]
+}
+
+/// Fragment headers behind other headers than hop-by-hop. Linux with conntrack reads what follows such a header as a header of the kind of
+/// IPv6's first one, so eight bytes that are called something else are skipped.
+fn misplaced(sender: &Sender<'_>) -> Vec<Shape> {
+    let number = sender.v6().transport.number();
+    let options = [number, 0, 1, 4, 0, 0, 0, 0];
+    let routing = [number, 0, UNKNOWN_ROUTING, 0, 0, 0, 0, 0];
+    let hidden = |name, before: Extension, eight: [u8; 8], next: u8| {
+        let whole = sender.v6();
+        let payload = [&eight[..], &whole.build()[IPV6_PAYLOAD..]].concat();
+        let frame = Frame { extensions: vec![before], transport: Transport::Raw(next), payload, ..whole };
+        let atomic = Extension::Fragment { offset: 0, more: false, identification: identification().into() };
+        let alone = Frame { extensions: vec![before, atomic], ..frame.clone() };
+        let parts = frame.fragments(40, identification());
+        let count = parts.len();
+        [
+            of(name, vec![alone.build()], false).malformed(1).through_conntrack(true),
+            // The kernel looks for the header of TCP in the first one, and takes it for cut off.
+            of(name, parts.iter().map(Frame::build).collect(), false)
+                .malformed(count)
+                .through_conntrack(!sender.is_tcp()),
+        ]
+    };
+    let behind = |name, extensions: Vec<Extension>| {
+        let parts = Frame { extensions, ..sender.v6() }.fragments(24, identification());
+        let count = parts.len();
+        of(name, parts.iter().map(Frame::build).collect(), true).malformed(count).depends_on_the_kernel()
+    };
+    let destination = Extension::DestinationOptions(0);
+    let source_route = Extension::Routing { kind: UNKNOWN_ROUTING, units: 0 };
+    [
+        hidden("destination options, then a fragment of HIP", destination, options, 139),
+        hidden("destination options, then a fragment of mobility", destination, options, 135),
+        hidden("destination options, then a fragment of protocol 99", destination, options, 99),
+        hidden("destination options, then a fragment to port 260", destination, options, 17),
+        hidden("routing, then a fragment of HIP", source_route, routing, 139),
+    ]
+    .concat()
+    .into_iter()
+    .chain([
+        behind("fragments behind destination options", vec![destination]),
+        behind("fragments behind routing", vec![source_route]),
+        behind("fragments behind hop-by-hop and options", vec![Extension::HopByHop(0), destination]),
+    ])
+    .collect()
 }
 
 /// A packet in fragments, in their order.

@@ -21,7 +21,7 @@ fn chains(sender: &Sender<'_>) -> Vec<Shape> {
     let extended = |extensions: &[Extension]| Frame { extensions: extensions.to_vec(), ..sender.v6() };
     let routing = |kind| extended(&[Routing { kind, units: 0 }]);
     let segments_left = patched(&routing(0), &[(SEGMENTS_LEFT, 1)]);
-    let mut chain = vec![HopByHop(0), DestinationOptions(1), Routing { kind: 0, units: 2 }, ATOMIC];
+    let mut chain = vec![HopByHop(0), ATOMIC, DestinationOptions(1), Routing { kind: 0, units: 2 }];
     chain.resize(6, DestinationOptions(0));
     let longest = extended(&chain);
     chain.push(DestinationOptions(0));
@@ -38,7 +38,7 @@ fn chains(sender: &Sender<'_>) -> Vec<Shape> {
         of("routing header with a segment left", vec![segments_left], false),
         refused("authentication header", extended(&[Authentication(4)])).depends_on_the_kernel(),
         refused("hop-by-hop behind destination options", extended(&[DestinationOptions(0), HopByHop(0)])),
-        refused("two fragment headers", extended(&[ATOMIC, ATOMIC])),
+        refused("two fragment headers", extended(&[ATOMIC, ATOMIC])).malformed(1),
         taken("as many extension headers as guard walks", longest),
         taken("one extension header too many", extended(&chain)).malformed(1),
     ]

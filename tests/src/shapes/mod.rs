@@ -16,6 +16,8 @@ pub struct Shape {
     pub frames: Vec<Vec<u8>>,
     /// Whether a bare Linux takes it in at the port; none where that is up to the kernel and its configuration.
     pub taken: Option<bool>,
+    /// The same of one that uses conntrack, where that differs.
+    pub taken_through_conntrack: Option<bool>,
     /// How many of its frames guard refuses as malformed, whoever sends them.
     pub malformed: usize,
     /// How many of its frames guard lets through from a stranger, since they reach no port: later fragments, what is not TCP or UDP.
@@ -62,6 +64,19 @@ impl Sender<'_> {
 }
 
 impl Shape {
+    /// Whether the host takes it in; none where that is up to the kernel and its configuration.
+    pub const fn is_taken(&self, conntrack: bool) -> Option<bool> {
+        match self.taken_through_conntrack {
+            Some(taken) if conntrack => Some(taken),
+            _ => self.taken,
+        }
+    }
+
+    const fn through_conntrack(mut self, taken: bool) -> Self {
+        self.taken_through_conntrack = Some(taken);
+        self
+    }
+
     const fn malformed(mut self, frames: usize) -> Self {
         self.malformed = frames;
         self
@@ -89,7 +104,7 @@ fn refused(name: &'static str, frame: Frame) -> Shape {
 }
 
 fn of(name: &'static str, frames: Vec<Vec<u8>>, taken: bool) -> Shape {
-    Shape { name, frames, taken: Some(taken), malformed: 0, harmless: 0 }
+    Shape { name, frames, taken: Some(taken), taken_through_conntrack: None, malformed: 0, harmless: 0 }
 }
 
 /// The frame with some of its bytes changed; the checksums stay as they were.

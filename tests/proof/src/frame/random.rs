@@ -15,7 +15,12 @@ pub struct Space {
 
 /// A frame. The same `rng` makes the same frames.
 pub fn frame(rng: &mut Rng, space: &Space) -> Vec<u8> {
-    let mut bytes = shape(rng, space).build();
+    let bytes = shape(rng, space).build();
+    broken(rng, bytes)
+}
+
+/// The frame, or one that is cut or has some bits changed.
+pub fn broken(rng: &mut Rng, mut bytes: Vec<u8>) -> Vec<u8> {
     if rng.u8(..) < 32 {
         bytes.truncate(rng.usize(14..=bytes.len()));
     }
@@ -73,7 +78,8 @@ pub fn mutate(rng: &mut Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
 const MIN_FRAME: usize = 14;
 const MAX_FRAME: usize = 3500;
 
-fn shape(rng: &mut Rng, space: &Space) -> Frame {
+/// A frame as it may be meant, with lengths that are wrong at times.
+pub fn shape(rng: &mut Rng, space: &Space) -> Frame {
     let source = match pick(rng, &space.sources) {
         Some(source) => near(rng, source),
         None => any_source(rng),
