@@ -11,6 +11,7 @@ mod engine;
 mod explain;
 mod heap;
 mod housekeeping;
+mod interfaces;
 mod kept;
 mod listeners;
 mod lock;
@@ -44,7 +45,6 @@ use tracing::info;
 use crate::config::{LogLevel, Origin, Source};
 use crate::datapath::host;
 use crate::datapath::pins::Pins;
-use crate::network;
 use listeners::{Control, Metrics};
 use parts::Parts;
 use policy_file::PolicyFile;
@@ -54,7 +54,9 @@ pub use explain::{ExplainQuery, explain, protocol_name};
 pub use kept::last_policy;
 pub use metrics::{Format, gather};
 pub use server::Peer;
-pub use status::{CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status};
+pub use status::{
+    CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status, UnguardedStatus,
+};
 
 /// What the agent is started with.
 pub struct Settings {
@@ -91,8 +93,7 @@ pub fn serve_metrics(arguments: &[OsString]) -> Option<ExitCode> {
 pub fn run(settings: Settings, source: &Source) -> Result<()> {
     host::check()?;
     heap::few_arenas();
-    let was_there = settings.pins.exist();
-    network::check(source, |_| was_there)?;
+    interfaces::check_start(source, &settings.pins)?;
     let mut control = Control::reserve(&settings.socket)?;
     let (stop, stopped) = watch::channel(false);
     let policy = settings.origin.file.as_ref();

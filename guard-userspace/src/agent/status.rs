@@ -31,6 +31,9 @@ pub struct Status {
     #[serde(default)]
     pub warnings: Vec<String>,
     pub interfaces: Vec<InterfaceStatus>,
+    /// Interfaces that packets can reach this host by, and that have no program: those that are up and have an address, but for loopback.
+    #[serde(default)]
+    pub unguarded: Vec<UnguardedStatus>,
     pub services: Vec<ServiceStatus>,
     /// What clients have open, by service. With thousands of clients, as of some seconds ago.
     #[serde(default)]
@@ -86,6 +89,13 @@ pub struct InterfaceStatus {
     pub multi_buffer: Option<bool>,
     /// Why the mode is not the best one, or the program not there.
     pub why: Option<String>,
+}
+
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct UnguardedStatus {
+    pub name: String,
+    pub index: u32,
+    pub why: String,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]

@@ -27,6 +27,9 @@ pub(super) struct PolicySource {
     /// Count what would be dropped, and drop nothing
     #[arg(long)]
     monitor: bool,
+    /// Start before the interfaces are there, and guard them as they come
+    #[arg(long)]
+    allow_missing: bool,
     /// Listen here for /metrics, /healthz and /readyz
     #[arg(long, value_name = "ADDR:PORT")]
     metrics: Option<String>,
@@ -50,6 +53,7 @@ impl PolicySource {
             ports: self.port.clone(),
             allow: self.allow.clone(),
             monitor: self.monitor,
+            allow_missing: self.allow_missing,
             metrics: self.metrics.clone(),
         }
     }

@@ -54,6 +54,13 @@ impl ShowStatus {
             let _ = writeln!(text, "WARNING    {warning}");
         }
         let _ = write!(text, "\ninterfaces\n{}", interfaces(status));
+        if !status.unguarded.is_empty() {
+            let _ = write!(
+                text,
+                "\nNOT GUARDED: interfaces that are up and have an address\n{}",
+                unguarded(status)
+            );
+        }
         if !status.services.is_empty() {
             let _ = write!(text, "\nservices\n{}", services(status));
         }
@@ -127,6 +134,16 @@ fn interfaces(status: &Status) -> String {
             why,
         ]);
     }
+    table(&rows)
+}
+
+fn unguarded(status: &Status) -> String {
+    let mut rows = vec![["interface", "index", "why"].map(String::from).to_vec()];
+    rows.extend(
+        status.unguarded.iter().map(|interface| {
+            vec![interface.name.clone(), interface.index.to_string(), interface.why.clone()]
+        }),
+    );
     table(&rows)
 }
 

@@ -22,6 +22,7 @@ pub struct Flags {
     pub ports: Vec<String>,
     pub allow: Vec<String>,
     pub monitor: bool,
+    pub allow_missing: bool,
     pub metrics: Option<String>,
 }
 
@@ -42,6 +43,7 @@ pub fn from_flags(local: &LocalPorts, flags: &Flags) -> Result<Checked, Report> 
     } else {
         rest.attach.interfaces = line.interfaces(&mut findings);
     }
+    rest.attach.allow_missing = flags.allow_missing;
     if let Some(listen) = line.listen(&mut findings) {
         rest.metrics.listen = listen;
     }
@@ -58,7 +60,7 @@ pub fn from_flags(local: &LocalPorts, flags: &Flags) -> Result<Checked, Report> 
 }
 
 /// A policy of a file under flags, which win: `--interface` and `--metrics` replace what the file says, `--port`
-/// with `--allow` replace its services by one, `--monitor` sets all services to monitor.
+/// with `--allow` replace its services by one, `--monitor` sets all services to monitor, `--allow-missing` sets `allow_missing`.
 ///
 /// # Errors
 /// With everything that is wrong; each message begins with the flag.
@@ -69,6 +71,7 @@ pub fn apply_flags(local: &LocalPorts, file: Checked, flags: &Flags) -> Result<C
     if !flags.interfaces.is_empty() {
         policy.attach.interfaces = line.interfaces(&mut findings);
     }
+    policy.attach.allow_missing |= flags.allow_missing;
     if let Some(listen) = line.listen(&mut findings) {
         policy.metrics.listen = listen;
     }

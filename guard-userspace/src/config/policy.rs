@@ -48,6 +48,8 @@ pub struct Attach {
     pub interfaces: Vec<String>,
     pub mode: AttachMode,
     pub on_exit: OnExit,
+    /// Guard may start, and take a new policy, before the interfaces that it names are there.
+    pub allow_missing: bool,
 }
 
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
@@ -154,6 +156,7 @@ impl Default for Attach {
             interfaces: vec![DEFAULT_ROUTE.into()],
             mode: AttachMode::default(),
             on_exit: OnExit::default(),
+            allow_missing: false,
         }
     }
 }

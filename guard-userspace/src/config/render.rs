@@ -16,6 +16,7 @@ impl Policy {
         out.array("interfaces", self.attach.interfaces.iter().map(|name| quoted(name)));
         out.text("mode", self.attach.mode.name());
         out.text("on_exit", self.attach.on_exit.name());
+        out.value("allow_missing", self.attach.allow_missing);
         for service in &self.services {
             write_service(&mut out, service);
         }

@@ -1,17 +1,12 @@
 //! Putting the program on an interface.
 
 use std::fs;
-use std::io;
-use std::path::PathBuf;
+use std::os::fd::{AsFd, OwnedFd};
 
-use aya::programs::links::{FdLink, PinnedLink};
-use aya::programs::xdp::{XdpLink, XdpMode};
-use aya::programs::{ProgramError, Xdp};
-use nix::net::if_::if_nametoindex;
-
-use super::load::{MULTI_BUFFER, SINGLE_BUFFER, causes};
-use super::{Datapath, Error, foreign};
-use crate::network;
+use super::load::{IP_PACKETS, MULTI_BUFFER, SINGLE_BUFFER};
+use super::refusal::Refusal;
+use super::{Datapath, Error, bpf};
+use crate::network::{self, Framing, Link};
 
 /// Where the program runs: in the driver, or behind it (for drivers without XDP; about 2.4 times the cost of the former, before any
 /// work).
@@ -35,10 +30,11 @@ impl Mode {
         Self::ALL.into_iter().find(|mode| mode.name() == name)
     }
 
-    const fn of_aya(self) -> XdpMode {
+    /// XDP_FLAGS_DRV_MODE and XDP_FLAGS_SKB_MODE (linux/if_link.h).
+    const fn flags(self) -> u32 {
         match self {
-            Self::Native => XdpMode::Driver,
-            Self::Generic => XdpMode::Skb,
+            Self::Native => 1 << 2,
+            Self::Generic => 1 << 1,
         }
     }
 }
@@ -65,169 +61,164 @@ pub struct Attachment {
     pub taken_over: bool,
 }
 
+/// What to try on a device: the better program and mode first.
+struct Ways {
+    programs: &'static [&'static str],
+    modes: &'static [Mode],
+    /// Why these are not the best ones that there are.
+    why: Option<String>,
+}
+
 impl Datapath {
-    /// Puts the program on an interface. A link that is pinned from before gets the new program in one step.
+    /// Puts the program on an interface, by its index. A link that is pinned from before gets the new program in one step.
     ///
     /// # Errors
-    /// When there is no such interface, when another XDP program is on it, or when neither mode works.
-    pub fn attach(&mut self, interface: &str, request: ModeRequest) -> Result<Attachment, Error> {
-        let index = if_nametoindex(interface).map_err(|_| Error::NoInterface(interface.into()))?;
-        if let Some(taken_over) = self.take_over(interface, index)? {
-            return Ok(taken_over);
+    /// When there is no such interface, when guard cannot read its frames, when another XDP program is on it or above it, or when no
+    /// mode works. Then a link that was there before goes on.
+    pub fn attach(&mut self, index: u32, request: ModeRequest) -> Result<Attachment, Error> {
+        let link = network::link(index)?.ok_or_else(|| Error::NoInterface(index.to_string()))?;
+        let ways = self.ways(&link, request)?;
+        let attachment = match self.take_over(&link, &ways)? {
+            Some(taken_over) => taken_over,
+            None => self.attach_anew(&link, &ways)?,
+        };
+        // What a link says of itself can be true of another namespace.
+        if self.carries(index)? {
+            return Ok(attachment);
         }
+        Err(Error::NotCarried { interface: link.name })
+    }
+
+    fn attach_anew(&mut self, link: &Link, ways: &Ways) -> Result<Attachment, Error> {
+        let mut refused: Vec<String> = ways.why.iter().cloned().collect();
+        for (mode, program) in
+            ways.modes.iter().flat_map(|mode| ways.programs.iter().map(|program| (*mode, *program)))
+        {
+            let descriptor = match self.load_program(program) {
+                Ok(loaded) => loaded.fd()?.as_fd(),
+                Err(error) => {
+                    refused.push(format!("{}, {program}: {error}", mode.name()));
+                    continue;
+                }
+            };
+            match bpf::create_xdp_link(descriptor, link.index, mode.flags()) {
+                Ok(made) => {
+                    self.keep(link.index, mode, made)?;
+                    return Ok(attachment(link, mode, program, refused, false));
+                }
+                Err(error) => match Refusal::of(&error, link) {
+                    Refusal::Final(error) => return Err(error),
+                    Refusal::OfMode(why) => refused.push(format!("{}, {program}: {why}", mode.name())),
+                },
+            }
+        }
+        Err(Error::Attach { interface: link.name.clone(), reason: refused.join("; ") })
+    }
+
+    /// Whether the device itself says that it carries a program of this agent.
+    ///
+    /// # Errors
+    /// When the kernel does not say.
+    pub(super) fn carries(&self, index: u32) -> Result<bool, Error> {
+        let program = network::link(index)?.and_then(|link| link.xdp_program);
+        Ok(program.is_some_and(|program| self.program_ids().contains(&program)))
+    }
+
+    /// The kernel's numbers of the programs that are loaded.
+    fn program_ids(&self) -> Vec<u32> {
+        let id = |name: &&str| {
+            let program: &aya::programs::Xdp = self.ebpf.program(name)?.try_into().ok()?;
+            Some(program.info().ok()?.id())
+        };
+        [MULTI_BUFFER, SINGLE_BUFFER, IP_PACKETS].iter().filter_map(id).collect()
+    }
+
+    fn ways(&self, link: &Link, request: ModeRequest) -> Result<Ways, Error> {
         let modes = match request {
             ModeRequest::Auto => &Mode::ALL[..],
             ModeRequest::Only(Mode::Native) => &[Mode::Native],
             ModeRequest::Only(Mode::Generic) => &[Mode::Generic],
         };
-        let programs = self.programs();
-        let mut refused = Vec::new();
-        for (mode, program) in modes.iter().flat_map(|mode| programs.iter().map(|program| (*mode, *program)))
-        {
-            match self.link(index, mode, program) {
-                Ok(link) => {
-                    self.keep(index, mode, link)?;
-                    let why = (!refused.is_empty()).then(|| refused.join("; "));
-                    let multi_buffer = program == MULTI_BUFFER;
-                    let interface = interface.into();
-                    return Ok(Attachment { interface, index, mode, multi_buffer, why, taken_over: false });
-                }
-                Err(Refusal::Foreign) => {
-                    let program = network::link(index).ok().flatten().and_then(|link| link.xdp_program);
-                    let program = program.map_or_else(|| "of an unknown name".into(), foreign::describe);
-                    return Err(Error::ForeignProgram { interface: interface.into(), program });
-                }
-                Err(Refusal::Driver(reason)) => refused.push(format!("{}, {program}: {reason}", mode.name())),
-                Err(Refusal::Other(error)) => return Err(error),
+        let interface = link.name.clone();
+        match link.framing() {
+            Framing::Ethernet => {
+                let programs = if self.multi_buffer { &[MULTI_BUFFER, SINGLE_BUFFER][..] } else { &[SINGLE_BUFFER] };
+                Ok(Ways { programs, modes, why: None })
             }
+            Framing::Ip if request == ModeRequest::Only(Mode::Native) => Err(Error::Attach {
+                interface,
+                reason: "it hands over IP packets without an Ethernet header, which only generic mode sees: set mode = \"auto\" in [attach]"
+                    .into(),
+            }),
+            Framing::Ip => Ok(Ways {
+                programs: &[IP_PACKETS],
+                modes: &[Mode::Generic],
+                why: Some("its packets have no Ethernet header".into()),
+            }),
+            Framing::Unknown(kind) => Err(Error::Framing { interface, kind }),
         }
-        Err(Error::Attach { interface: interface.into(), reason: refused.join("; ") })
-    }
-
-    /// The kernel's numbers of the programs that are loaded.
-    pub(super) fn program_ids(&self) -> Vec<u32> {
-        let id = |name: &&str| {
-            let program: &Xdp = self.ebpf.program(name)?.try_into().ok()?;
-            Some(program.info().ok()?.id())
-        };
-        self.programs().iter().filter_map(id).collect()
-    }
-
-    /// The programs to try, the better one first.
-    fn programs(&self) -> &'static [&'static str] {
-        if self.multi_buffer { &[MULTI_BUFFER, SINGLE_BUFFER] } else { &[SINGLE_BUFFER] }
-    }
-
-    fn link(&mut self, index: u32, mode: Mode, program: &'static str) -> Result<FdLink, Refusal> {
-        let program = self.load_program(program).map_err(Refusal::Other)?;
-        let id = program.attach_to_if_index(index, mode.of_aya()).map_err(Refusal::of)?;
-        let link = program.take_link(id).map_err(|error| Refusal::Other(error.into()))?;
-        // Where the kernel has no link for the device aya falls back to an attachment without one, which ends with nobody; dropping it
-        // here takes it off again.
-        FdLink::try_from(link).map_err(|_| Refusal::Driver("the kernel makes no link for it".into()))
     }
 
     /// Pins the link, or keeps it for as long as this process lives.
-    fn keep(&mut self, index: u32, mode: Mode, link: FdLink) -> Result<(), Error> {
-        match &self.pins {
-            Some(pins) => {
-                link.pin(pins.link(index, mode))?;
-                self.hold(index, mode)
-            }
-            None => {
-                self.unpinned.push(link);
-                Ok(())
-            }
-        }
+    fn keep(&mut self, index: u32, mode: Mode, link: OwnedFd) -> Result<(), Error> {
+        let Some(pins) = &self.pins else {
+            self.unpinned.push(link);
+            return Ok(());
+        };
+        let path = pins.link(index, mode);
+        // A pin of this name is of a device that had the number before.
+        let _ = fs::remove_file(&path);
+        bpf::pin(link.as_fd(), &path).map_err(|source| Error::File { action: "cannot pin", path, source })?;
+        self.hold(index, mode, link);
+        Ok(())
     }
 
     /// Replaces the program behind the link that is pinned for the interface, if there is one.
-    fn take_over(&mut self, interface: &str, index: u32) -> Result<Option<Attachment>, Error> {
+    fn take_over(&mut self, link: &Link, ways: &Ways) -> Result<Option<Attachment>, Error> {
         let Some(pins) = &self.pins else { return Ok(None) };
-        let Some((_, mode, path)) = pins.pinned_links()?.into_iter().find(|(pinned, ..)| *pinned == index)
+        let Some((_, mode, path)) =
+            pins.pinned_links()?.into_iter().find(|(pinned, ..)| *pinned == link.index)
         else {
             return Ok(None);
         };
-        let mut refused = Vec::new();
-        for program in self.programs() {
-            let link = open_link(&path)?;
-            match replace(self.load_program(program)?, link) {
+        let pinned = bpf::open_pin(&path).map_err(|source| Error::File {
+            action: "cannot take over the link",
+            path: path.clone(),
+            source,
+        })?;
+        let info = bpf::xdp_link_info(pinned.as_fd()).map_err(|source| Error::File {
+            action: "cannot read the link",
+            path: path.clone(),
+            source,
+        })?;
+        // The link was cut, or is on a device that has left this namespace: the one that has its number now is another.
+        if info.interface != link.index || link.xdp_program != Some(info.program) {
+            return Ok(None);
+        }
+        let mut refused: Vec<String> = ways.why.iter().cloned().collect();
+        for program in ways.programs {
+            let loaded = self.load_program(program)?.fd()?.as_fd();
+            match bpf::update_link(pinned.as_fd(), loaded) {
                 Ok(()) => {
-                    self.hold(index, mode)?;
-                    let why = (!refused.is_empty()).then(|| refused.join("; "));
-                    let multi_buffer = *program == MULTI_BUFFER;
-                    let interface = interface.into();
-                    return Ok(Some(Attachment {
-                        interface,
-                        index,
-                        mode,
-                        multi_buffer,
-                        why,
-                        taken_over: true,
-                    }));
+                    self.hold(link.index, mode, pinned);
+                    return Ok(Some(attachment(link, mode, program, refused, true)));
                 }
-                // The interface went away and came back with the same index: the link is cut off for good.
-                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => {
-                    fs::remove_file(&path).map_err(|source| Error::File {
-                        action: "cannot remove",
-                        path,
-                        source,
-                    })?;
-                    return Ok(None);
-                }
+                // It was cut at this moment.
+                Err(error) if error.raw_os_error() == Some(libc::ENOLINK) => return Ok(None),
                 Err(error) => refused.push(format!("{program}: {error}")),
             }
         }
-        Err(Error::Attach { interface: interface.into(), reason: refused.join("; ") })
+        Err(Error::Attach { interface: link.name.clone(), reason: refused.join("; ") })
     }
 }
 
-fn open_link(path: &PathBuf) -> Result<XdpLink, Error> {
-    let broken = |error: &dyn std::error::Error| Error::File {
-        action: "cannot take over the link",
-        path: path.clone(),
-        source: io::Error::other(causes(error)),
-    };
-    let link = PinnedLink::from_pin(path).map_err(|error| broken(&error))?;
-    XdpLink::try_from(FdLink::from(link)).map_err(|error| broken(&error))
-}
-
-/// Puts `program` behind `link`; the pin keeps the link when this process lets go of it.
-fn replace(program: &mut Xdp, link: XdpLink) -> Result<(), io::Error> {
-    let id = program.attach_to_link(link).map_err(into_io)?;
-    program.take_link(id).map(drop).map_err(io::Error::other)
-}
-
-/// Why an attempt to attach did not work.
-enum Refusal {
-    /// Another program is there.
-    Foreign,
-    /// The driver or the device cannot; the next attempt may.
-    Driver(String),
-    Other(Error),
-}
-
-impl Refusal {
-    fn of(error: ProgramError) -> Self {
-        let error = into_io(error);
-        match error.raw_os_error() {
-            Some(libc::EBUSY | libc::EEXIST) => Self::Foreign,
-            Some(libc::ERANGE) => Self::Driver(
-                "the driver refuses XDP at this MTU; a smaller one (`ip link set dev … mtu 3498`) allows native mode".into(),
-            ),
-            Some(libc::EOPNOTSUPP) => Self::Driver("the driver has no XDP of this kind".into()),
-            Some(libc::EINVAL) => Self::Driver("the kernel does not take this program for this device".into()),
-            _ => Self::Other(Error::Program(error.into())),
-        }
-    }
-}
-
-/// The system's error in the middle of aya's.
-#[expect(clippy::wildcard_enum_match_arm, reason = "aya's errors are open-ended")]
-fn into_io(error: ProgramError) -> io::Error {
-    match error {
-        ProgramError::SyscallError(error) => error.io_error,
-        ProgramError::IOError(error) => error,
-        other => io::Error::other(other),
+fn attachment(link: &Link, mode: Mode, program: &str, refused: Vec<String>, taken_over: bool) -> Attachment {
+    Attachment {
+        interface: link.name.clone(),
+        index: link.index,
+        mode,
+        multi_buffer: program == MULTI_BUFFER,
+        why: (!refused.is_empty()).then(|| refused.join("; ")),
+        taken_over,
     }
 }

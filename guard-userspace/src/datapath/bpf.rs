@@ -22,6 +22,10 @@ const BTF_LOAD: libc::c_int = 18;
 const LOOKUP_BATCH: libc::c_int = 24;
 const UPDATE_BATCH: libc::c_int = 26;
 const DELETE_BATCH: libc::c_int = 27;
+const LINK_CREATE: libc::c_int = 28;
+const LINK_UPDATE: libc::c_int = 29;
+/// BPF_XDP of `enum bpf_attach_type`.
+const ATTACH_XDP: u32 = 37;
 const LINK_DETACH: libc::c_int = 34;
 
 /// `struct { ... } batch` of `union bpf_attr`.
@@ -349,6 +353,20 @@ fn info<T: Default>(object: BorrowedFd<'_>) -> io::Result<T> {
     };
     call(OBJECT_GET_INFO, &mut attributes)?;
     Ok(info)
+}
+
+/// Puts a program on an interface, behind a link of its own. `flags`: XDP_FLAGS_* of linux/if_link.h.
+pub(super) fn create_xdp_link(program: BorrowedFd<'_>, interface: u32, flags: u32) -> io::Result<OwnedFd> {
+    let mut attributes = [program.as_raw_fd().cast_unsigned(), interface, ATTACH_XDP, flags];
+    let descriptor = call(LINK_CREATE, &mut attributes)?;
+    // SAFETY: the kernel has just made this descriptor for us.
+    Ok(unsafe { OwnedFd::from_raw_fd(descriptor) })
+}
+
+/// Puts another program behind a link, in one step.
+pub(super) fn update_link(link: BorrowedFd<'_>, program: BorrowedFd<'_>) -> io::Result<()> {
+    let mut attributes = [link.as_raw_fd().cast_unsigned(), program.as_raw_fd().cast_unsigned(), 0, 0];
+    call(LINK_UPDATE, &mut attributes).map(drop)
 }
 
 /// Cuts a link off its interface, whoever else holds it.

@@ -5,6 +5,8 @@ use aya::maps::MapError;
 use aya::pin::PinError;
 use aya::programs::ProgramError;
 
+use crate::network::LinkError;
+
 /// What can go wrong between guard and the kernel. Each message says the cause and, where it is known, what to do.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -70,8 +72,32 @@ pub enum Error {
          it off with `ip link set dev {interface} xdp off`"
     )]
     ForeignProgram { interface: String, program: String },
-    #[error("interface {interface}: {reason}")]
+    #[error("cannot attach to {interface}: {reason}")]
     Attach { interface: String, reason: String },
+    #[error(
+        "cannot attach to {interface}: {upper}, which receives its packets, carries an XDP program, and the kernel allows none below it: \
+         take that one off with `ip link set dev {upper} xdp off`, or guard {upper} alone"
+    )]
+    UpperProgram { interface: String, upper: String },
+    #[error(
+        "cannot attach to {interface}: its frames are of the kind {kind}, which guard cannot read; guard the Ethernet interface or the tunnel \
+         that its traffic comes by"
+    )]
+    Framing { interface: String, kind: String },
+    #[error(
+        "cannot attach to {interface}: the kernel took the program, and the device does not carry it; look at `ip -details link show dev \
+         {interface}`"
+    )]
+    NotCarried { interface: String },
+    #[error(
+        "the pins at {path} belong to a guard in another network namespace, whose interfaces it guards: start this one with pins of its own \
+         (GUARD_PIN_PATH), or run `guard detach` to end the other"
+    )]
+    OtherNamespace { path: PathBuf },
+    #[error("cannot tell the network namespace of this process: {0}; try again")]
+    Namespace(io::Error),
+    #[error(transparent)]
+    Links(#[from] LinkError),
     #[error("table {table}: {source}")]
     Table { table: &'static str, source: io::Error },
     #[error(

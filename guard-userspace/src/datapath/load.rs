@@ -22,9 +22,10 @@ use super::{Error, host, stack};
 struct Aligned<T: ?Sized>(T);
 static OBJECT: &Aligned<[u8]> = &Aligned(*include_bytes!(concat!(env!("OUT_DIR"), "/guard.o")));
 
-/// The program for frames in several buffers, and the one for frames in one.
+/// The program for frames in several buffers, the one for frames in one, and the one for IP packets without an Ethernet header.
 pub(super) const MULTI_BUFFER: &str = "guard_frags";
 pub(super) const SINGLE_BUFFER: &str = "guard";
+pub(super) const IP_PACKETS: &str = "guard_ip";
 
 /// How much room the tables have. They are made once, and kept by what is pinned.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -71,7 +72,8 @@ pub struct Datapath {
     /// The pinned links, by the index of their interface.
     pub(super) links: BTreeMap<u32, HeldLink>,
     /// Links that end with this process.
-    pub(super) unpinned: Vec<FdLink>,
+    pub(super) unpinned: Vec<OwnedFd>,
+    pub(super) unpinned_trackers: Vec<FdLink>,
     /// The pinned links of the programs that count connections, held open too.
     pub(super) trackers: BTreeMap<&'static str, OwnedFd>,
 }
@@ -86,6 +88,7 @@ impl Datapath {
         host::check()?;
         let alone =
             options.pins.as_ref().map(|pins| pins.prepare().and_then(|()| pins.alone())).transpose()?;
+        options.pins.as_ref().map(super::ownership::claim).transpose()?;
         let choice = options.pins.as_ref().map(|pins| choose_set(pins, &options.capacities)).transpose()?;
         let multi_buffer = host::takes_multi_buffer();
         let mut ebpf = load_object(options, choice.as_ref().map(|choice| &choice.set))?;
@@ -109,6 +112,7 @@ impl Datapath {
             multi_buffer,
             links,
             unpinned,
+            unpinned_trackers: Vec::new(),
             trackers: BTreeMap::new(),
         };
         datapath.load_program(if multi_buffer { MULTI_BUFFER } else { SINGLE_BUFFER })?;

@@ -7,7 +7,8 @@
 //! | [`live`] | the running tables, for `guard explain` |
 //! | [`load`] | loads the object, or takes over what is pinned |
 //! | [`publish`] | makes a new policy live |
-//! | [`attach`] | puts the program on an interface |
+//! | [`attach`], `refusal` | puts the program on an interface, or says why not |
+//! | `ownership` | whether what is pinned is of this network namespace |
 //! | [`counters`] | reads what was counted |
 //! | `types` | where members lie in the structures of the running kernel |
 //! | `traffic` | what sources send, while somebody wants to know |
@@ -29,9 +30,11 @@ pub mod host;
 pub mod live;
 pub mod load;
 mod maps;
+mod ownership;
 pub mod pins;
 pub mod probe;
 pub mod publish;
+mod refusal;
 mod repair;
 mod rings;
 mod stack;

@@ -38,7 +38,7 @@ impl Datapath {
             let link = attach(program).map_err(|error| Error::Tracker(causes(&*error)))?;
             match &self.pins {
                 Some(pins) => drop(self.trackers.insert(name, pin(link, name, pins)?)),
-                None => self.unpinned.push(link),
+                None => self.unpinned_trackers.push(link),
             }
         }
         Ok(())

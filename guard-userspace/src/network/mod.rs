@@ -2,19 +2,28 @@
 //!
 //! | module | what it does |
 //! | --- | --- |
+//! | `look` | all that matters of it at one moment |
 //! | `links` | the interfaces, as the kernel describes them |
+//! | `uplinks`, `next_hops` | those that the default routes lead over |
 //! | `resolve` | from the names of the policy to interfaces that exist |
 //! | `routes` | the way to a client |
-//! | `route_socket` | asking the kernel for the last two |
+//! | `namespace` | which network namespace this is |
+//! | `route_socket` | asking the kernel for the others |
 //! | `changes` | a reason to look again |
 
 mod changes;
 mod links;
+mod look;
+mod namespace;
+mod next_hops;
 mod resolve;
 mod route_socket;
 mod routes;
+mod uplinks;
 
 pub use changes::Changes;
-pub use links::{Link, LinkError, link, links};
-pub use resolve::{UnknownInterface, check, resolve};
+pub use links::{Framing, Link, LinkError, link, links};
+pub use look::Network;
+pub use namespace::namespace;
+pub use resolve::{Missing, check, resolve};
 pub use routes::Routes;

@@ -1,141 +1,127 @@
 //! From the names of the policy to interfaces that exist.
 
 use std::collections::BTreeSet;
-use std::fs;
 
 use glob::Pattern;
-use nix::net::if_::if_nameindex;
 
-use crate::config::{self, Source};
+use super::{Link, Network};
+use crate::config::{self, DEFAULT_ROUTE, Source};
 
-/// A name of the policy that no interface has.
+/// What the policy names and this host does not have.
 #[derive(Clone, Debug, PartialEq, Eq, thiserror::Error)]
-pub enum UnknownInterface {
+pub enum Missing {
     #[error("there is no interface {name:?}; this host has {}", .existing.join(", "))]
     Name { name: String, existing: Vec<String> },
     #[error("{pattern:?} is not a pattern: {reason}")]
     BadPattern { pattern: String, reason: String },
     #[error("no interface matches {pattern:?}; this host has {}", .existing.join(", "))]
     Pattern { pattern: String, existing: Vec<String> },
-    #[error("this host has no default route: name the interface instead of \"default-route\"")]
+    #[error(
+        "this host has no default route: guard waits for one; name the interface instead of \"default-route\" to guard it at once"
+    )]
     NoDefaultRoute,
-    #[error("the interfaces of this host cannot be listed: {0}")]
-    List(String),
 }
 
-const DEFAULT_ROUTE: &str = "default-route";
+impl Missing {
+    /// Whether it may come by itself: no name was mistyped.
+    pub const fn is_awaited(&self) -> bool {
+        matches!(self, Self::NoDefaultRoute)
+    }
+}
 
-/// The interfaces that a name, a pattern or `default-route` stands for.
+/// The indices of the interfaces that a name, a pattern or `default-route` stands for.
 ///
 /// # Errors
 /// When it stands for none.
-pub fn resolve(wanted: &str) -> Result<BTreeSet<String>, UnknownInterface> {
-    let existing = existing()?;
+pub fn resolve(wanted: &str, network: &Network) -> Result<BTreeSet<u32>, Missing> {
+    let existing = || network.links.iter().map(|link| link.name.clone()).collect();
     if wanted == DEFAULT_ROUTE {
-        let found: BTreeSet<_> =
-            default_routes().into_iter().filter(|name| existing.contains(name)).collect();
-        return if found.is_empty() { Err(UnknownInterface::NoDefaultRoute) } else { Ok(found) };
+        // Loopback does not come to XDP as other traffic does; whoever wants it names it.
+        let found = indices(network, |link| !link.is_loopback && network.uplinks.contains(&link.index));
+        return if found.is_empty() { Err(Missing::NoDefaultRoute) } else { Ok(found) };
     }
     let is_pattern = wanted.contains(['*', '?', '[']);
-    let found: BTreeSet<_> = if is_pattern {
-        let bad = |error: glob::PatternError| UnknownInterface::BadPattern {
+    let found = if is_pattern {
+        let bad = |error: glob::PatternError| Missing::BadPattern {
             pattern: wanted.into(),
             reason: error.msg.into(),
         };
         let pattern = Pattern::new(wanted).map_err(bad)?;
-        // Loopback does not come to XDP as other traffic does; whoever wants it names it.
-        existing.iter().filter(|name| *name != "lo" && pattern.matches(name)).cloned().collect()
+        indices(network, |link| !link.is_loopback && pattern.matches(&link.name))
     } else {
-        existing.iter().filter(|name| *name == wanted).cloned().collect()
+        indices(network, |link| link.name == wanted)
     };
     match (found.is_empty(), is_pattern) {
         (false, _) => Ok(found),
-        (true, true) => Err(UnknownInterface::Pattern { pattern: wanted.into(), existing }),
-        (true, false) => Err(UnknownInterface::Name { name: wanted.into(), existing }),
+        (true, true) => Err(Missing::Pattern { pattern: wanted.into(), existing: existing() }),
+        (true, false) => Err(Missing::Name { name: wanted.into(), existing: existing() }),
     }
 }
 
-/// Whether the interfaces that a policy names are there. A file's have a place in it, a flag's have their flag. Patterns and
-/// `default-route` may match later, and so may a name that `may_return`: guard was on it before.
+fn indices(network: &Network, is_meant: impl Fn(&Link) -> bool) -> BTreeSet<u32> {
+    network.links.iter().filter(|link| is_meant(link)).map(|link| link.index).collect()
+}
+
+/// Refuses a policy of which something is missing that must not be: `may_miss` says of each entry whether it may. A file's have a place in
+/// it, a flag's have their flag.
 ///
 /// # Errors
-/// With the interface that is not there.
-pub fn check(source: &Source, may_return: impl Fn(&str) -> bool) -> anyhow::Result<()> {
+/// With the first entry that stands for no interface.
+pub fn check(
+    source: &Source,
+    network: &Network,
+    may_miss: impl Fn(&str, &Missing) -> bool,
+) -> anyhow::Result<()> {
     for name in &source.checked.policy.attach.interfaces {
-        let Err(error) = resolve(name) else { continue };
-        if may_return(name) || !matches!(error, UnknownInterface::Name { .. }) {
+        let Err(missing) = resolve(name, network) else { continue };
+        if may_miss(name, &missing) {
             continue;
         }
+        let message = format!(
+            "{missing}; with allow_missing = true in [attach], or --allow-missing, guard waits for it"
+        );
         match &source.file {
-            _ if source.flags_name_interfaces => anyhow::bail!("--interface {name}: {error}"),
+            _ if source.flags_name_interfaces => anyhow::bail!("--interface {name}: {message}"),
             Some(file) => {
                 let file = file.display().to_string();
-                config::refuse_interface(&source.text, &file, name, &error.to_string())?;
+                config::refuse_interface(&source.text, &file, name, &message)?;
             }
-            None => return Err(error.into()),
+            None => anyhow::bail!(message),
         }
     }
     Ok(())
-}
-
-fn existing() -> Result<Vec<String>, UnknownInterface> {
-    let interfaces = if_nameindex().map_err(|error| UnknownInterface::List(error.to_string()))?;
-    Ok(interfaces.iter().map(|interface| interface.name().to_string_lossy().into_owned()).collect())
-}
-
-/// The interfaces of the default routes of IPv4 and IPv6.
-fn default_routes() -> Vec<String> {
-    let v4 = fs::read_to_string("/proc/self/net/route").unwrap_or_default();
-    let v6 = fs::read_to_string("/proc/self/net/ipv6_route").unwrap_or_default();
-    v4.lines().filter_map(default_route_v4).chain(v6.lines().filter_map(default_route_v6)).collect()
-}
-
-/// A line of /proc/net/route: interface, destination, gateway, flags, …, mask; numbers in hexadecimal.
-fn default_route_v4(line: &str) -> Option<String> {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    match fields[..] {
-        [interface, "00000000", _, _, _, _, _, "00000000", ..] => Some(interface.into()),
-        _ => None,
-    }
-}
-
-/// A line of /proc/net/ipv6_route: destination, its length, …, interface.
-fn default_route_v6(line: &str) -> Option<String> {
-    let fields: Vec<_> = line.split_whitespace().collect();
-    match fields[..] {
-        ["00000000000000000000000000000000", "00", .., interface] => Some(interface.into()),
-        _ => None,
-    }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn default_routes_are_told_from_others() {
-        let v4 = [
-            ("Iface\tDestination\tGateway \tFlags\tRefCnt\tUse\tMetric\tMask\t\tMTU\tWindow\tIRTT", None),
-            ("eth0\t00000000\t010200C0\t0003\t0\t0\t0\t00000000\t0\t0\t0", Some("eth0")),
-            ("eth0\t000200C0\t00000000\t0001\t0\t0\t0\t00FFFFFF\t0\t0\t0", None),
-            ("", None),
-        ];
-        for (line, expected) in v4 {
-            assert_eq!(default_route_v4(line).as_deref(), expected, "{line:?}");
-        }
-        let zero = "0".repeat(32);
-        let default =
-            format!("{zero} 00 {zero} 00 fe80000000000000 00000400 00000001 00000000 00000003 eth0");
-        let other = format!("fd00{} 40 {zero} 00 fe80000000000000 00000400 1 0 3 eth0", "0".repeat(28));
-        assert_eq!(default_route_v6(&default).as_deref(), Some("eth0"));
-        assert_eq!(default_route_v6(&other), None);
+    fn network() -> Network {
+        let link =
+            |index, name: &str| Link { index, name: name.into(), is_loopback: index == 1, ..Link::default() };
+        let links = vec![link(1, "lo"), link(2, "eth0"), link(3, "eth1"), link(4, "lan0")];
+        Network { links, uplinks: BTreeSet::from([1, 3]), ..Network::default() }
     }
 
     #[test]
-    fn loopback_is_found_by_name_and_by_no_pattern() {
-        assert_eq!(resolve("lo").unwrap(), BTreeSet::from(["lo".to_owned()]));
-        assert!(resolve("l*").is_err());
-        let error = resolve("no-such-if").unwrap_err().to_string();
-        assert!(error.contains("no-such-if") && error.contains("lo"), "{error}");
+    fn names_patterns_and_the_default_route_stand_for_interfaces() {
+        let found = |wanted| resolve(wanted, &network()).unwrap();
+        assert_eq!(found("eth0"), BTreeSet::from([2]));
+        assert_eq!(found("eth*"), BTreeSet::from([2, 3]));
+        assert_eq!(found("*"), BTreeSet::from([2, 3, 4]), "loopback has to be named");
+        assert_eq!(found("lo"), BTreeSet::from([1]));
+        assert_eq!(found(DEFAULT_ROUTE), BTreeSet::from([3]), "loopback is no uplink");
+    }
+
+    #[test]
+    fn what_is_missing_is_told_with_what_is_there() {
+        let missing = |wanted| resolve(wanted, &network()).unwrap_err();
+        let error = missing("no-such-if").to_string();
+        assert!(error.contains("no-such-if") && error.contains("eth0"), "{error}");
+        assert!(missing("x*").to_string().contains("no interface matches"));
+        assert!(matches!(missing("[x"), Missing::BadPattern { .. }));
+        let without = Network { uplinks: BTreeSet::from([1]), ..network() };
+        let error = resolve(DEFAULT_ROUTE, &without).unwrap_err();
+        assert!(error.is_awaited(), "{error}");
     }
 }

@@ -4,7 +4,6 @@ use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::IpAddr;
 
-use netlink_packet_core::NetlinkPayload;
 use netlink_packet_route::route::{RouteAddress, RouteAttribute, RouteMessage};
 use netlink_packet_route::{AddressFamily, RouteNetlinkMessage};
 
@@ -52,17 +51,14 @@ fn ask(socket: &RouteSocket, address: IpAddr) -> io::Result<Option<u32>> {
         IpAddr::V6(address) => RouteAddress::Inet6(address),
     };
     route.attributes.push(RouteAttribute::Destination(to));
-    socket.ask(RouteNetlinkMessage::GetRoute(route), 0)?;
-    match socket.answers()?.pop() {
-        Some(NetlinkPayload::InnerMessage(RouteNetlinkMessage::NewRoute(route))) => {
-            Ok(route.attributes.iter().find_map(|attribute| match attribute {
-                RouteAttribute::Oif(index) => Some(*index),
-                _ => None,
-            }))
-        }
-        Some(NetlinkPayload::Error(error)) => Err(error.to_io()),
-        _ => Err(io::Error::other("the kernel's answer is no route")),
-    }
+    let Some(RouteNetlinkMessage::NewRoute(route)) = socket.get(&RouteNetlinkMessage::GetRoute(route))?
+    else {
+        return Err(io::Error::other("the kernel's answer is no route"));
+    };
+    Ok(route.attributes.iter().find_map(|attribute| match attribute {
+        RouteAttribute::Oif(index) => Some(*index),
+        _ => None,
+    }))
 }
 
 /// Whether what leaves by an interface leaves by one of these: by itself, by the carrier of a VLAN, by a part of a bond, by a bridge of which

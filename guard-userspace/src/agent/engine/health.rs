@@ -8,7 +8,7 @@ use tracing::warn;
 
 use super::{Engine, lock};
 use crate::agent::problems::Topic;
-use crate::agent::status::InterfaceStatus;
+use crate::agent::status::{InterfaceStatus, UnguardedStatus};
 use crate::agent::{heap, log};
 use crate::limited;
 
@@ -28,6 +28,7 @@ pub struct Health {
     /// What is not as it should be, a sentence each; empty is healthy.
     pub problems: Vec<String>,
     pub(super) interfaces: Vec<InterfaceStatus>,
+    pub(super) unguarded: Vec<UnguardedStatus>,
 }
 
 impl Engine {
@@ -66,8 +67,9 @@ impl Engine {
         kernel.attach_also(&policy, &keep);
         problems.extend(kernel.attached.problems());
         let interfaces = kernel.attached.status();
+        let unguarded = kernel.attached.unguarded().to_vec();
         drop(kernel);
-        *lock(&self.health) = Health { problems, interfaces };
+        *lock(&self.health) = Health { problems, interfaces, unguarded };
         self.keep_policies();
         self.look_at_log();
         if lock(&self.untracked).is_some_and(|tried| tried.elapsed() > BETWEEN_TRIES) {
@@ -113,7 +115,8 @@ impl Engine {
     /// system calls.
     pub fn links_hold(&self) -> bool {
         let kernel = self.kernel();
-        kernel.attached.indices().all(|index| kernel.datapath.is_attached(index))
+        // What cannot be known now is looked at again.
+        kernel.attached.indices().all(|index| kernel.datapath.is_attached(index).unwrap_or(true))
     }
 
     /// What the last look has found, and what else is wrong at this moment.

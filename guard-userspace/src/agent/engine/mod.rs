@@ -4,7 +4,7 @@
 //! | --- | --- |
 //! | `policy` | makes a policy live, and takes one back |
 //! | `policies` | the policies that are known, and which of them is live |
-//! | `attach` | keeps the program on the interfaces that the policy names |
+//! | `attach`, `wanted` | keeps the program on the interfaces that the policy asks for |
 //! | `blocks` | blocks and unblocks |
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
@@ -32,6 +32,7 @@ mod policies;
 mod policy;
 mod reach;
 mod top;
+mod wanted;
 mod watchers;
 
 use std::collections::BTreeMap;
@@ -227,8 +228,8 @@ impl Engine {
         drop(policies);
         status.would_block = self.would_block();
         status.warnings = lock(&self.warnings).clone();
-        let Health { problems, interfaces } = self.health();
-        (status.problems, status.interfaces) = (problems, interfaces);
+        let Health { problems, interfaces, unguarded } = self.health();
+        (status.problems, status.interfaces, status.unguarded) = (problems, interfaces, unguarded);
         Ok(status)
     }
 

@@ -9,12 +9,12 @@ use serde_json::{Value, json};
 use tracing::{info, warn};
 
 use super::{Engine, lock};
+use crate::agent::interfaces;
 use crate::agent::policy_file::unreadable;
 use crate::agent::problems::Topic;
 use crate::config::{Policy, Report, Source};
 use crate::datapath::Datapath;
 use crate::ledger::Action;
-use crate::network;
 use crate::plan;
 
 /// What was made live.
@@ -205,8 +205,8 @@ impl Engine {
     }
 
     fn activate(&self, source: &Source, time: Option<Duration>) -> Result<Applied, ApplyError> {
-        let guarded = self.policies().live().attach.interfaces.clone();
-        network::check(source, |name| guarded.iter().any(|guarded| guarded == name))?;
+        let live = Arc::clone(self.policies().live());
+        interfaces::check_change(source, &live)?;
         self.notice_return()?;
         let policy = &source.checked.policy;
         let mut kernel = self.kernel();

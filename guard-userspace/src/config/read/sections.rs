@@ -34,6 +34,9 @@ pub(super) fn attach(findings: &mut Findings<'_>, root: &Table<'_, '_>) -> Attac
     if let Some(on_exit) = table.get("on_exit").and_then(|entry| entry.keyword(findings)) {
         attach.on_exit = on_exit;
     }
+    if let Some(allowed) = table.get("allow_missing").and_then(|entry| entry.boolean(findings)) {
+        attach.allow_missing = allowed;
+    }
     attach
 }
 

@@ -15,7 +15,8 @@ pub(super) const ROOT: Kind = Kind {
     header: "the policy",
     keys: &["attach", "service", "limits", "source", "trusted", "autoblock", "capacity", "metrics", "log"],
 };
-pub(super) const ATTACH: Kind = Kind { header: "[attach]", keys: &["interfaces", "mode", "on_exit"] };
+pub(super) const ATTACH: Kind =
+    Kind { header: "[attach]", keys: &["interfaces", "mode", "on_exit", "allow_missing"] };
 pub(super) const SERVICE: Kind = Kind {
     header: "[[service]]",
     keys: &["name", "ports", "protocols", "mode", "allow", "deny", "destinations", "limits", "sources"],

@@ -99,6 +99,9 @@ fn flags_win_over_the_file() {
     let policy = apply(&Flags { monitor: true, ..Flags::default() });
     assert!(policy.services.iter().all(|service| service.mode == ServiceMode::Monitor));
 
+    let policy = apply(&Flags { allow_missing: true, ..Flags::default() });
+    assert!(policy.attach.allow_missing && !file.attach.allow_missing);
+    assert_eq!(Attach { allow_missing: false, ..policy.attach }, file.attach);
     let policy = apply(&Flags { metrics: Some("127.0.0.1:7".into()), ..Flags::default() });
     assert_eq!(policy.metrics.listen.port(), 7);
 

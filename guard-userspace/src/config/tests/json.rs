@@ -22,7 +22,7 @@ max_connections = 64
 prefixes = ["10.0.0.5"]
 "#;
     let expected = json!({
-        "attach": { "interfaces": ["eth0"], "mode": "auto", "on_exit": "keep" },
+        "attach": { "interfaces": ["eth0"], "mode": "auto", "on_exit": "keep", "allow_missing": false },
         "service": [{
             "name": "vllm",
             "ports": [8000, "8100-8103"],

@@ -147,11 +147,9 @@ fn autoblock() -> impl Strategy<Value = Autoblock> {
 
 fn attach() -> impl Strategy<Value = Attach> {
     let name = prop_oneof!["[a-z0-9@\"'\\\\#.-]{3,15}", "[a-z]{1,20}[*?]", Just(DEFAULT_ROUTE.to_owned())];
-    (prop::collection::vec(name, 1..4), keyword(), keyword()).prop_map(|(interfaces, mode, on_exit)| Attach {
-        interfaces,
-        mode,
-        on_exit,
-    })
+    (prop::collection::vec(name, 1..4), keyword(), keyword(), any::<bool>()).prop_map(
+        |(interfaces, mode, on_exit, allow_missing)| Attach { interfaces, mode, on_exit, allow_missing },
+    )
 }
 
 /// Single addresses that no list of [`net`] has.

@@ -16,6 +16,7 @@ fn every_default() {
             interfaces: vec!["default-route".into()],
             mode: AttachMode::Auto,
             on_exit: OnExit::Keep,
+            allow_missing: false,
         },
         services: vec![Service {
             name: "a".into(),
@@ -61,6 +62,7 @@ fn every_key() {
 interfaces = ["eth0", "ens*", "default-route"]
 mode = "generic"
 on_exit = "detach"
+allow_missing = true
 [[service]]
 name = "vllm-1.A_b"
 ports = [8101, "8100", 9000, "8102-8103", "8103 - 8110", "8000-8000"]
@@ -110,6 +112,7 @@ format = "json"
     let policy = good(text).policy;
     assert_eq!(policy.attach.interfaces, ["eth0", "ens*", "default-route"]);
     assert_eq!((policy.attach.mode, policy.attach.on_exit), (AttachMode::Generic, OnExit::Detach));
+    assert!(policy.attach.allow_missing);
     let service = &policy.services[0];
     assert_eq!(service.name, "vllm-1.A_b");
     assert_eq!(service.ports, [8000..=8000, 8100..=8110, 9000..=9000]);
@@ -117,7 +120,7 @@ format = "json"
     assert_eq!(service.mode, ServiceMode::Monitor);
     assert_eq!(service.allow, [net("192.168.1.0/24"), net("10.0.0.7/32"), net("fd00:1::/64")]);
     assert_eq!(service.deny, [net("192.168.1.128/25")]);
-    assert_eq!((service.allow[0].line, service.deny[0].line), (Some(11), Some(12)));
+    assert_eq!((service.allow[0].line, service.deny[0].line), (Some(12), Some(13)));
     assert_eq!(service.limits.as_deref(), Some("client"));
     assert_eq!(service.sources, [SourceLimits { prefix: net("fd00:1::7/128"), limits: "a.b".into() }]);
     assert_eq!(service.sources[0].prefix.line, Some(15));

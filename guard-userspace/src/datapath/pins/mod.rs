@@ -5,6 +5,7 @@
 //!   abi-1-1/EPOCH, BLOCKS, …    a set of maps: the version of their layout, and a number, see [`MapSet`]
 //!   links/3-native, 5-generic   a link by the index of its interface, and how it is attached
 //!   lock                        the directory that is locked by who changes the others
+//!   netns-12, asked-3-12ab…     what is known of the links, see `records`
 //!   tracker/PROGRAM             the links of the programs that count connections
 //! ```
 
@@ -24,6 +25,7 @@ use nix::sys::statfs::{BPF_FS_MAGIC, statfs};
 use super::{Error, Mode, bpf};
 use trust::{is_name_of_guard, is_plain};
 
+mod records;
 mod sets;
 mod trust;
 
