@@ -5,11 +5,14 @@
 /// has room for that: 3,520 bytes where a page is one buffer.
 pub const MAX_HEADER_OFFSET: usize = 0xbff;
 
-/// A received frame, from its Ethernet header on.
+/// A received frame, from its Ethernet header on, or from its IP header where its device has none.
 ///
 /// A frame in several buffers offers only its first buffer to `copy`, while [`length`](Self::length)
 /// counts them all.
 pub trait Packet {
+    /// Whether the first byte is that of an IP header: the device has no Ethernet header to hand over.
+    const BEGINS_WITH_IP: bool = false;
+
     /// Length of the whole frame in bytes. Where a frame may have several buffers the kernel is to be asked for it, which takes a tenth of
     /// what an allowed packet costs.
     fn length(&self) -> usize;
@@ -44,6 +47,33 @@ pub fn read<const N: usize>(packet: &(impl Packet + ?Sized), offset: usize) -> O
         return None;
     }
     packet.copy(offset)
+}
+
+/// A packet as devices without an Ethernet header hand it over: tun, WireGuard, ppp, ipip, sit.
+pub struct WithoutEthernet<P>(pub P);
+
+impl<P: Packet> Packet for WithoutEthernet<P> {
+    const BEGINS_WITH_IP: bool = true;
+
+    #[inline(always)]
+    fn length(&self) -> usize {
+        self.0.length()
+    }
+
+    #[inline(always)]
+    fn first_buffer(&self) -> usize {
+        self.0.first_buffer()
+    }
+
+    #[inline(always)]
+    fn copy<const N: usize>(&self, offset: usize) -> Option<[u8; N]> {
+        self.0.copy(offset)
+    }
+
+    #[inline(always)]
+    fn forget(offset: usize) -> usize {
+        P::forget(offset)
+    }
 }
 
 /// A frame in one piece of memory.

@@ -12,11 +12,13 @@ mod watch;
 mod word;
 
 use aya_ebpf::Global;
+use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
 use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
-use aya_ebpf::macros::{btf_tracepoint, xdp};
-use aya_ebpf::programs::{BtfTracePointContext, XdpContext};
+use aya_ebpf::macros::{btf_tracepoint, classifier, xdp};
+use aya_ebpf::programs::{BtfTracePointContext, TcContext, XdpContext};
 use guard_common::abi::Correction;
+use guard_common::packet::WithoutEthernet;
 use guard_common::parse::Headers;
 use guard_common::{Packet, decide};
 
@@ -49,6 +51,12 @@ pub fn guard(ctx: XdpContext) -> u32 {
     judge(&Frame::<false>::new(&ctx), &ctx)
 }
 
+/// For devices that hand over IP packets without an Ethernet header. They show a program one buffer, in generic mode alone.
+#[xdp]
+pub fn guard_ip(ctx: XdpContext) -> u32 {
+    judge(&WithoutEthernet(Frame::<false>::new(&ctx)), &ctx)
+}
+
 #[inline(always)]
 fn judge(frame: &impl Packet, ctx: &XdpContext) -> u32 {
     let mut headers = Headers::default();
@@ -71,6 +79,12 @@ fn judge(frame: &impl Packet, ctx: &XdpContext) -> u32 {
         }
     }
     if outcome.has_passed() { XDP_PASS } else { XDP_DROP }
+}
+
+/// Drops everything, while the agent moves the program from one device to another.
+#[classifier]
+pub fn guard_shut(_: TcContext) -> i32 {
+    TC_ACT_SHOT
 }
 
 /// Counts the connections of clients, in every network namespace. What it sees twice counts once.

@@ -27,6 +27,7 @@
 //! | [`streams`] | a server that streams, and its clients |
 //! | [`tap`] | what guard lets through, frame by frame |
 //! | [`tracer`] | what the kernel's own tracer sees |
+//! | [`tun`] | a tunnel between two hosts, of devices without an Ethernet header |
 //! | [`wait`] | waiting for something to become true |
 
 pub mod arrivals;
@@ -56,6 +57,7 @@ pub mod streams;
 pub mod tap;
 pub mod terminal;
 pub mod tracer;
+pub mod tun;
 pub mod wait;
 
 pub use guard_proof::frame;

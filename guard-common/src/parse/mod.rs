@@ -8,7 +8,7 @@ mod ipv4;
 mod ipv6;
 mod transport;
 
-use crate::packet::forget;
+use crate::packet::{forget, read};
 use crate::{Address, Packet};
 
 pub use ethernet::MAX_VLAN_TAGS;
@@ -106,6 +106,8 @@ pub enum Malformed {
     TooManyTags,
     /// The version in the IP header is not that of the Ethernet type.
     BadVersion,
+    /// A device of IP packets has handed over what is none. Linux may find a VLAN tag there, and an IP packet behind it.
+    NoVersion,
     /// The IPv4 header is shorter than 20 bytes, or longer than the packet.
     BadHeaderLength,
     /// The IP packet is longer than the frame.
@@ -128,6 +130,7 @@ impl Malformed {
             Self::Truncated => "the frame ends within a header",
             Self::TooManyTags => "more than two VLAN tags",
             Self::BadVersion => "the IP version does not fit the Ethernet type",
+            Self::NoVersion => "neither IPv4 nor IPv6, from a device of IP packets",
             Self::BadHeaderLength => "a bad IPv4 header length",
             Self::BadTotalLength => "the IP packet is longer than its frame",
             Self::MappedSource => "an IPv4-mapped IPv6 source",
@@ -152,17 +155,31 @@ pub fn is_neighbour_discovery(packet: &(impl Packet + ?Sized), headers: &Headers
     headers.protocol == ipv6::ICMP && ipv6::is_neighbour_discovery(packet, forget(packet, headers.network()))
 }
 
-/// Parses a frame from its Ethernet header on.
+/// Parses a frame from its Ethernet header on, or from its IP header where the device has no other.
 ///
 /// # Errors
 /// When the frame is an IP packet that cannot be read as the kernel would.
 #[inline(always)]
-pub fn parse(packet: &(impl Packet + ?Sized), headers: &mut Headers) -> Result<Kind, Malformed> {
+pub fn parse<P: Packet + ?Sized>(packet: &P, headers: &mut Headers) -> Result<Kind, Malformed> {
     headers.length = packet.first_buffer() as u32;
+    if P::BEGINS_WITH_IP {
+        return parse_ip(packet, headers);
+    }
     let (ethertype, offset) = ethernet::parse(packet)?;
     match ethertype {
         ethernet::IPV4 => ipv4::parse(packet, offset, headers),
         ethernet::IPV6 => ipv6::parse(packet, offset, headers),
         _ => Ok(Kind::NotIp),
+    }
+}
+
+/// The version in the first byte is all that says what follows: what the tunnel called it is not in sight.
+#[inline(always)]
+fn parse_ip(packet: &(impl Packet + ?Sized), headers: &mut Headers) -> Result<Kind, Malformed> {
+    let [first] = read(packet, 0).ok_or(Malformed::Truncated)?;
+    match first >> 4 {
+        4 => ipv4::parse(packet, 0, headers),
+        6 => ipv6::parse(packet, 0, headers),
+        _ => Err(Malformed::NoVersion),
     }
 }

@@ -8,6 +8,7 @@
 //! | [`load`] | loads the object, or takes over what is pinned |
 //! | [`publish`] | makes a new policy live |
 //! | [`attach`], `refusal` | puts the program on an interface, or says why not |
+//! | `shutter` | drops all, while the program moves from one device to another |
 //! | `ownership` | whether what is pinned is of this network namespace |
 //! | [`counters`] | reads what was counted |
 //! | `types` | where members lie in the structures of the running kernel |
@@ -37,6 +38,7 @@ pub mod publish;
 mod refusal;
 mod repair;
 mod rings;
+mod shutter;
 mod stack;
 mod succession;
 mod tracker;

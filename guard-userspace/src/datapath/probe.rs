@@ -6,6 +6,7 @@ use std::time::Duration;
 use aya::programs::{TestRun, TestRunOptions, TestRunResult, Xdp};
 use guard_common::Action;
 
+use super::load::{IP_PACKETS, MULTI_BUFFER, SINGLE_BUFFER};
 use super::{Datapath, Error};
 
 const XDP_DROP: u32 = 1;
@@ -39,13 +40,16 @@ impl Datapath {
     /// # Errors
     /// When the kernel does not run it: a frame is at least 14 bytes long, and at most one page less some room.
     pub fn run_frame(&self, frame: &[u8]) -> Result<Action, Error> {
-        match self.run(frame, 1)?.return_value {
-            XDP_PASS => Ok(Action::Pass),
-            XDP_DROP => Ok(Action::Drop),
-            other => {
-                Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop")))
-            }
-        }
+        action(self.run(frame, 1)?.return_value)
+    }
+
+    /// Runs the program for devices without an Ethernet header on one IP packet.
+    ///
+    /// # Errors
+    /// As [`run_frame`](Self::run_frame).
+    pub fn run_ip_packet(&mut self, packet: &[u8]) -> Result<Action, Error> {
+        let options = TestRunOptions { data_in: Some(packet), repeat: 1, ..Default::default() };
+        action(self.load_program(IP_PACKETS)?.test_run(options)?.return_value)
     }
 
     /// Runs the program on one frame many times over and returns how long one run took in the mean, by the kernel's clock.
@@ -78,8 +82,8 @@ impl Datapath {
     /// # Errors
     /// When one does not load.
     pub fn sizes(&mut self) -> Result<Vec<ProgramSize>, Error> {
-        let mut names = vec![super::load::SINGLE_BUFFER];
-        names.extend(self.multi_buffer.then_some(super::load::MULTI_BUFFER));
+        let mut names = vec![SINGLE_BUFFER, IP_PACKETS];
+        names.extend(self.multi_buffer.then_some(MULTI_BUFFER));
         names.into_iter().map(|name| self.size_of(name)).collect()
     }
 
@@ -92,5 +96,13 @@ impl Datapath {
             machine_code: info.size_jitted(),
             stack: super::load::stack_depth(name)?,
         })
+    }
+}
+
+fn action(returned: u32) -> Result<Action, Error> {
+    match returned {
+        XDP_PASS => Ok(Action::Pass),
+        XDP_DROP => Ok(Action::Drop),
+        other => Err(Error::Load(format!("the program returned {other}, which is neither pass nor drop"))),
     }
 }

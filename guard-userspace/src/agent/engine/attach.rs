@@ -228,6 +228,13 @@ impl Kernel {
             return false;
         }
         let indices: BTreeSet<u32> = uppers.keys().copied().collect();
+        let _shut =
+            self.datapath.shut(indices.iter().map(|upper| network.name(*upper))).inspect_err(|error| {
+                warn!(
+                    "what arrives by {} is not judged for a moment: cannot shut the devices above: {error}",
+                    network.name(index)
+                );
+            });
         if let Err(error) = self.datapath.let_go(&indices) {
             self.attached.troubles.push(error.to_string());
             return false;
