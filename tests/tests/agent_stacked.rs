@@ -1,0 +1,95 @@
+//! Interfaces that hand packets to each other: the lowest is guarded, so each packet is judged once.
+
+use std::time::Duration;
+
+use anyhow::{Context, Result, ensure};
+use guard_common::Reason;
+use guard_tests::guard::Guard;
+use guard_tests::net::Host;
+use guard_tests::scene::{ALLOW, SERVER, Scene};
+use guard_tests::wait;
+use guard_userspace::agent::Status;
+use guard_userspace::control::path;
+
+const PATIENCE: Duration = Duration::from_secs(30);
+
+fn policy(interfaces: &str) -> String {
+    format!("[attach]\ninterfaces = [{interfaces}]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n")
+}
+
+fn is_attached(host: &Host, interface: &str) -> bool {
+    host.output("ip", &["-details", "link", "show", "dev", interface])
+        .is_ok_and(|(ok, text)| ok && text.contains("prog/xdp"))
+}
+
+fn bridge(host: &Host) -> Result<()> {
+    host.ip("link add br0 type bridge mcast_snooping 0")?;
+    host.ip("link set br0 address 02:00:00:00:00:01")?;
+    host.ip("link set br0 up")?;
+    host.ip("address delete 10.77.0.1/16 dev eth0")?;
+    host.ip("link set eth0 master br0")?;
+    host.ip("address add 10.77.0.1/16 dev br0")
+}
+
+fn why(guard: &Guard<'_>, name: &str) -> Result<String> {
+    let status: Status = guard.client().get(path::STATUS)?;
+    ensure!(status.problems.is_empty(), "{:?}", status.problems);
+    Ok(status.unguarded.into_iter().find(|open| open.name == name).context("it is told")?.why)
+}
+
+#[test]
+fn of_a_bridge_and_its_part_the_part_is_guarded_and_a_packet_counts_once() -> Result<()> {
+    let scene = Scene::new()?;
+    let host = &scene.server;
+    bridge(host)?;
+    let guard = Guard::start(host, &policy("\"br0\", \"eth0\""))?;
+    ensure!(is_attached(host, "eth0") && !is_attached(host, "br0"), "{}", guard.log());
+    ensure!(why(&guard, "br0")?.contains("come by eth0, where they are judged"), "{}", guard.log());
+    let before = guard.counter("web", Reason::NotAllowed)?.packets;
+    // One SYN of a stranger, sent once.
+    let url = format!("http://{}:8000/", SERVER[0]);
+    let dropped = || guard.counter("web", Reason::NotAllowed).map_or(0, |counter| counter.packets) - before;
+    scene.stranger.output("curl", &["-s", "-m", "1", &url])?;
+    ensure!(dropped() >= 1);
+    let allowed = guard.counter("web", Reason::Allowed)?.packets;
+    scene.client.output("curl", &["-s", "-m", "2", &url])?;
+    // The server has no listener: one SYN, which gets a reset.
+    let now = || guard.counter("web", Reason::Allowed).map_or(0, |counter| counter.packets);
+    ensure!(wait::within(PATIENCE, || now() > allowed), "the client's SYN is judged");
+    ensure!(now() == allowed + 1, "{} packets for one", now() - allowed);
+    Ok(())
+}
+
+#[test]
+fn a_macvlan_is_guarded_by_its_carrier() -> Result<()> {
+    let scene = Scene::new()?;
+    let host = &scene.server;
+    host.ip("link add mac0 link eth0 type macvlan mode bridge")?;
+    host.ip("address add 10.77.0.9/16 dev mac0")?;
+    host.ip("link set mac0 up")?;
+    let guard = Guard::start(host, &policy("\"eth0\", \"mac*\""))?;
+    ensure!(is_attached(host, "eth0") && !is_attached(host, "mac0"), "{}", guard.log());
+    ensure!(why(&guard, "mac0")?.contains("come by eth0, where they are judged"), "{}", guard.log());
+    Ok(())
+}
+
+#[test]
+fn a_bridge_alone_is_guarded_and_each_part_once_one_is_asked_for() -> Result<()> {
+    let scene = Scene::new()?;
+    let host = &scene.server;
+    bridge(host)?;
+    host.ip("link add guest type veth peer name guest-peer")?;
+    host.ip("link set guest master br0 up")?;
+    let guard = Guard::start_watching(host, &policy("\"br0\""), false)?;
+    ensure!(is_attached(host, "br0") && !is_attached(host, "eth0") && !is_attached(host, "guest"));
+    std::fs::write(guard.policy_file(), policy("\"br0\", \"eth0\""))?;
+    let (code, _, said) = guard.output(&["reload"])?;
+    ensure!(code == Some(0), "{said}");
+    let lowered = || is_attached(host, "eth0") && is_attached(host, "guest") && !is_attached(host, "br0");
+    ensure!(wait::within(PATIENCE, lowered), "{}", guard.log());
+    // An interface that becomes a part of the bridge later.
+    host.ip("link add guest2 type veth peer name guest2-peer")?;
+    host.ip("link set guest2 master br0 up")?;
+    ensure!(wait::within(PATIENCE, || is_attached(host, "guest2")), "{}", guard.log());
+    Ok(())
+}
