@@ -12,7 +12,9 @@ use guard_tests::wait;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn policy() -> String {
-    format!("[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n")
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n"
+    )
 }
 
 fn is_attached(host: &Host, interface: &str) -> bool {
@@ -29,7 +31,10 @@ fn a_start_in_another_namespace_with_the_same_pins_gets_a_clear_error() -> Resul
     guard.kill()?;
     let mut command = elsewhere.command(&guard_tests::guard::binary()?.display().to_string());
     command.args(["run", "--config", &guard.policy_file().display().to_string()]);
-    command.env("GUARD_PIN_PATH", guard.pins()).env("GUARD_SOCKET", guard.socket()).env("GUARD_STATE", guard.state());
+    command
+        .env("GUARD_PIN_PATH", guard.pins())
+        .env("GUARD_SOCKET", guard.socket())
+        .env("GUARD_STATE", guard.state());
     let output = command.stdin(Stdio::null()).output()?;
     let said = String::from_utf8_lossy(&output.stderr);
     ensure!(output.status.code() == Some(1), "{said}");
@@ -67,7 +72,9 @@ fn an_interface_that_leaves_the_namespace_and_comes_back_was_never_open() -> Res
     let holder = client.start(client.command("sleep").arg("600"))?;
     let away = format!("link set eth0 name moved netns {}", holder.id());
     host.ip(&away)?;
-    let missing = || guard.output(&["status"]).is_ok_and(|(_, text, _)| text.contains("there is no interface \"eth0\""));
+    let missing = || {
+        guard.output(&["status"]).is_ok_and(|(_, text, _)| text.contains("there is no interface \"eth0\""))
+    };
     ensure!(wait::within(PATIENCE, missing), "{}", guard.log());
     ensure!(is_attached(client, "moved"), "the program goes with the device");
     let back = host.start(host.command("sleep").arg("600"))?;

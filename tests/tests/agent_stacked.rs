@@ -14,7 +14,9 @@ use guard_userspace::control::path;
 const PATIENCE: Duration = Duration::from_secs(30);
 
 fn policy(interfaces: &str) -> String {
-    format!("[attach]\ninterfaces = [{interfaces}]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n")
+    format!(
+        "[attach]\ninterfaces = [{interfaces}]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n"
+    )
 }
 
 fn is_attached(host: &Host, interface: &str) -> bool {

@@ -1,6 +1,7 @@
 //! Making a policy live, and taking one back.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::Duration;
 
 use anyhow::{Context, Result, anyhow};
