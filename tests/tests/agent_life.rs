@@ -5,6 +5,7 @@ use std::io::{Read, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixStream;
+use std::path::PathBuf;
 use std::process::Stdio;
 use std::thread;
 use std::time::{Duration, Instant};
@@ -19,6 +20,7 @@ use guard_tests::wait;
 use guard_userspace::agent::{Applied, Status};
 use guard_userspace::blocks::{Blocked, Scope};
 use guard_userspace::control::{BlockRequest, path};
+use nix::mount::{MsFlags, mount};
 use nix::sys::signal::Signal;
 
 const PATIENCE: Duration = Duration::from_secs(10);
@@ -237,6 +239,22 @@ fn others_than_root_and_the_group_are_refused_in_a_sentence() -> Result<()> {
     Ok(())
 }
 
+/// A directory for the pins of another user, on a file system that is for root alone where guard or systemd has mounted it.
+fn pins_for(guard: &Guard<'_>, user: u32) -> Result<PathBuf> {
+    let pins = guard.pins();
+    let bpffs = pins.parent().context("a file system")?;
+    if fs::create_dir(&pins).is_err() {
+        mount(Some("bpf"), bpffs, Some("bpf"), MsFlags::empty(), Some("mode=0700"))
+            .context("cannot mount")?;
+        fs::create_dir(&pins)?;
+    }
+    let mode = fs::metadata(bpffs)?.permissions().mode();
+    fs::set_permissions(bpffs, fs::Permissions::from_mode(mode | 0o001))?;
+    fs::set_permissions(&pins, fs::Permissions::from_mode(0o700))?;
+    std::os::unix::fs::chown(&pins, Some(user), Some(user))?;
+    Ok(pins)
+}
+
 #[test]
 fn another_user_with_three_capabilities_is_enough() -> Result<()> {
     const NOBODY: u32 = 65534;
@@ -247,6 +265,7 @@ fn another_user_with_three_capabilities_is_enough() -> Result<()> {
     let copy = directory.join("guard");
     fs::copy(binary()?, &copy)?;
     std::os::unix::fs::chown(&directory, Some(NOBODY), Some(NOBODY))?;
+    let pins = pins_for(&guard, NOBODY)?;
     let mut command = scene.server.command("setpriv");
     command.args(["--reuid=65534", "--regid=65534", "--clear-groups", "--no-new-privs"]);
     let capabilities = "-all,+bpf,+perfmon,+net_admin";
@@ -271,6 +290,10 @@ fn another_user_with_three_capabilities_is_enough() -> Result<()> {
     guard.cut_links()?;
     ensure!(wait::within(PATIENCE, || is_attached(&scene.server)), "{}", said());
     agent.end_by(Signal::SIGTERM, PATIENCE)?;
+    // They are that user's, so `guard detach` of root does not touch them.
+    let (code, _, stderr) = guard.output(&["detach"])?;
+    ensure!(code == Some(1) && stderr.contains("belongs to the user 65534"), "{stderr}");
+    fs::remove_dir_all(pins)?;
     Ok(())
 }
 

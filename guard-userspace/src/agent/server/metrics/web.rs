@@ -26,7 +26,7 @@ const PLACES: usize = 512;
 
 const BOUNDS: Bounds = Bounds {
     room: Room { root: 0, user: PLACES, others: PLACES },
-    request: Duration::from_secs(10),
+    request: Duration::from_secs(30),
     write: Duration::from_secs(5),
     connection: Duration::from_secs(300),
 };
