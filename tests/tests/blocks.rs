@@ -354,3 +354,30 @@ fn a_block_is_in_force_in_milliseconds() -> Result<()> {
     println!("over the socket: {:?}", start.elapsed());
     Ok(())
 }
+
+#[test]
+fn no_gateway_of_any_route_is_blocked_by_mistake() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    for route in [
+        "route add 10.200.0.0/16 nexthop via 10.77.9.1 nexthop via 10.77.9.2",
+        "-6 route add fd00:200::/64 nexthop via fd00:77::9:1 nexthop via fd00:77::9:2",
+        "route add 10.201.0.0/16 via 10.77.9.3 table 100",
+        "nexthop add id 77 via 10.77.9.4 dev eth0",
+        "route add 10.202.0.0/16 nhid 77",
+        "route add 10.203.0.0/16 via inet6 fd00:77::9:5 dev eth0",
+    ] {
+        scene.server.ip(route)?;
+    }
+    for gateway in
+        ["10.77.9.1", "10.77.9.2", "fd00:77::9:1", "fd00:77::9:2", "10.77.9.3", "10.77.9.4", "fd00:77::9:5"]
+    {
+        let (code, _, stderr) = guard.output(&["block", gateway])?;
+        ensure!(
+            code == Some(1) && stderr.contains("is a gateway of this host"),
+            "{gateway}: {code:?} {stderr}"
+        );
+    }
+    run(&guard, &["block", "10.77.9.9"])?;
+    Ok(())
+}

@@ -1,10 +1,13 @@
 //! Whom a block must not hit by mistake: the host itself, its way to the world, those that the policy trusts, and whoever asks.
 
 use std::fs;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 
 use ipnet::IpNet;
 use nix::ifaddrs::getifaddrs;
+use tracing::warn;
+
+use crate::network::gateways;
 
 /// Wider prefixes are hardly ever meant.
 const WIDEST_V4: u8 = 8;
@@ -35,13 +38,16 @@ impl Protected {
             let v6 = address.as_sockaddr_in6().map(|address| IpAddr::V6(address.ip()));
             protected.add(v4.or(v6), "an address of this host");
         }
+        match gateways() {
+            Ok(gateways) => gateways
+                .into_iter()
+                .filter(|gateway| !gateway.is_unspecified())
+                .for_each(|gateway| protected.add(Some(gateway), "a gateway of this host")),
+            Err(error) => {
+                warn!("the gateways of this host are not known, so none is protected from a block: {error}")
+            }
+        }
         let read = |path| fs::read_to_string(path).unwrap_or_default();
-        for line in read("/proc/self/net/route").lines() {
-            protected.add(gateway_v4(line).map(IpAddr::V4), "a gateway of this host");
-        }
-        for line in read("/proc/self/net/ipv6_route").lines() {
-            protected.add(gateway_v6(line).map(IpAddr::V6), "a gateway of this host");
-        }
         for file in ["/etc/resolv.conf", "/run/systemd/resolve/resolv.conf"] {
             for line in read(file).lines() {
                 protected.add(resolver(line), "a name server of this host");
@@ -89,18 +95,6 @@ pub fn mapped(net: &IpNet) -> Option<IpNet> {
     Some(net.trunc())
 }
 
-/// A line of /proc/net/route: interface, destination, gateway, …; numbers in hexadecimal, in the byte order of the host.
-fn gateway_v4(line: &str) -> Option<Ipv4Addr> {
-    let gateway = u32::from_str_radix(line.split_whitespace().nth(2)?, 16).ok()?;
-    (gateway != 0).then(|| Ipv4Addr::from(gateway.to_ne_bytes()))
-}
-
-/// A line of /proc/net/ipv6_route: destination, length, source, length, gateway, ….
-fn gateway_v6(line: &str) -> Option<Ipv6Addr> {
-    let gateway = u128::from_str_radix(line.split_whitespace().nth(4)?, 16).ok()?;
-    (gateway != 0).then(|| Ipv6Addr::from(gateway))
-}
-
 /// A line of resolv.conf.
 fn resolver(line: &str) -> Option<IpAddr> {
     let mut words = line.split_whitespace();
@@ -113,14 +107,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn gateways_and_resolvers_are_read() {
-        let route = "eth0\t00000000\t0102A8C0\t0003\t0\t0\t0\t00000000\t0\t0\t0";
-        assert_eq!(gateway_v4(route), Some(Ipv4Addr::new(192, 168, 2, 1)));
-        assert_eq!(gateway_v4("Iface\tDestination\tGateway"), None);
-        assert_eq!(gateway_v4("eth0\t0002A8C0\t00000000\t0001"), None);
-        let zero = "0".repeat(32);
-        let route = format!("{zero} 00 {zero} 00 fe80{}1 00000400 1 0 3 eth0", "0".repeat(27));
-        assert_eq!(gateway_v6(&route), Some("fe80::1".parse().unwrap()));
+    fn resolvers_are_read() {
         assert_eq!(resolver("nameserver 10.0.0.53"), Some("10.0.0.53".parse().unwrap()));
         assert_eq!(resolver("nameserver fe80::1%eth0"), Some("fe80::1".parse().unwrap()));
         assert_eq!(resolver("search example.org"), None);

@@ -6,12 +6,14 @@
 //! | `links` | the interfaces, as the kernel describes them |
 //! | `uplinks`, `next_hops` | those that the default routes lead over |
 //! | `resolve` | from the names of the policy to interfaces that exist |
+//! | `gateways` | the routers that routes lead through |
 //! | `routes` | the way to a client |
 //! | `namespace` | which network namespace this is |
 //! | `route_socket` | asking the kernel for the others |
 //! | `changes` | a reason to look again |
 
 mod changes;
+mod gateways;
 mod links;
 mod look;
 mod namespace;
@@ -22,6 +24,7 @@ mod routes;
 mod uplinks;
 
 pub use changes::Changes;
+pub use gateways::gateways;
 pub use links::{Framing, Link, LinkError, link, links};
 pub use look::Network;
 pub use namespace::namespace;
