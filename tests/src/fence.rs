@@ -14,7 +14,7 @@ use crate::scene::to_server;
 const PORT: u16 = 9999;
 /// Flows enough that each receive queue gets one of them.
 const FLOWS: u16 = 16;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Datagrams to a port that is not guarded, behind those that are in question: queues keep the order, so when these have arrived the
 /// others have or never will.

@@ -23,8 +23,8 @@ use crate::net::{Host, Running};
 use crate::stale::{self, BPFFS};
 use crate::wait;
 
-/// How long guard may take to start or to end.
-const PATIENCE: Duration = Duration::from_secs(20);
+/// How long guard may take to start or to end, on a machine that has much else to do.
+const PATIENCE: Duration = Duration::from_secs(120);
 
 /// A running agent with paths of its own. At the end guard leaves the kernel.
 pub struct Guard<'a> {

@@ -58,7 +58,7 @@ impl Traffic {
 
     /// Waits until so many more packets of the client have arrived.
     pub fn client_goes_on(&self, packets: u64) -> bool {
-        self.client_goes_on_within(packets, Duration::from_secs(10))
+        self.client_goes_on_within(packets, Duration::from_secs(60))
     }
 
     /// The same, for at most `patience`.

@@ -38,7 +38,7 @@ impl Sample {
 }
 
 const ADDRESS: &str = "127.0.0.1:9090";
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 impl<'a> Prometheus<'a> {
     /// Starts it with these rules and waits until it has scraped guard.

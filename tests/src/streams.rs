@@ -15,7 +15,7 @@ use tempfile::NamedTempFile;
 use crate::net::{Host, Running};
 use crate::{stale, wait};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// `guard-streaming-server` on a port of a host.
 pub struct StreamingServer<'a> {

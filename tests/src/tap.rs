@@ -16,7 +16,7 @@ use crate::net::Host;
 use crate::raw::packet_socket;
 use crate::wait;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A packet socket on the interface of a host. The kernel hands frames to it behind XDP, in both modes, and before IP.
 pub struct Tap {

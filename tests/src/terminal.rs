@@ -7,7 +7,7 @@ use anyhow::{Context, Result, ensure};
 
 use crate::{stale, wait};
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// A terminal in which a command runs. It is closed at the end.
 pub struct Terminal {

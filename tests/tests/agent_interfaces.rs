@@ -11,7 +11,7 @@ use guard_userspace::agent::{InterfaceStatus, Status};
 use guard_userspace::control::path;
 
 /// Less than the time between two regular looks: what is noticed within it was heard of.
-const AT_ONCE: Duration = Duration::from_secs(2);
+const AT_ONCE: Duration = Duration::from_secs(4);
 
 fn policy(interfaces: &str) -> String {
     format!(

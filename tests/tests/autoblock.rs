@@ -12,7 +12,7 @@ use guard_userspace::config::Autoblock;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const MINUTE: Duration = Duration::from_secs(60);
 
 /// Reports an offence as the agent would, with what the last agent left.

@@ -18,7 +18,7 @@ use ipnet::IpNet;
 use nix::sys::signal::Signal;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn policy() -> String {
     format!(
@@ -29,7 +29,7 @@ fn policy() -> String {
 
 /// Whether one of three comes back: a single one may get lost in the midst of other traffic.
 fn ping(host: &Host) -> bool {
-    host.output("ping", &["-c", "3", "-i", "0.2", "-W", "1", SERVER[0]]).is_ok_and(|(ok, _)| ok)
+    host.output("ping", &["-c", "3", "-i", "0.2", "-W", "5", SERVER[0]]).is_ok_and(|(ok, _)| ok)
 }
 
 fn run(guard: &Guard<'_>, arguments: &[&str]) -> Result<String> {
@@ -56,7 +56,7 @@ fn a_block_takes_effect_at_once_and_ends_by_itself_or_by_command() -> Result<()>
     let traffic = Traffic::start(&scene, 8000)?;
     ensure!(traffic.client_goes_on(500) && ping(&scene.client));
     // Of the scope services: the guarded port, and nothing else.
-    run(&guard, &["block", CLIENT[0], "--scope", "services", "--for", "2s", "--reason", "a test"])?;
+    run(&guard, &["block", CLIENT[0], "--scope", "services", "--for", "6s", "--reason", "a test"])?;
     ensure!(!traffic.client_goes_on_within(200, Duration::from_millis(500)), "the guarded port is closed");
     ensure!(ping(&scene.client), "the host is not");
     ensure!(traffic.client_goes_on(200), "the block ends by itself");
@@ -146,6 +146,7 @@ fn nobody_locks_themself_out() -> Result<()> {
 fn blocks_outlive_restart_and_reboot_with_the_time_that_is_left() -> Result<()> {
     let scene = Scene::new()?;
     let mut guard = Guard::start(&scene.server, &policy())?;
+    let asked = Instant::now();
     for (net, time) in [("10.1.1.1", "1h"), ("10.2.0.0/16", "1h"), ("10.3.3.3", "2s"), ("10.4.0.0/16", "2s")]
     {
         run(&guard, &["block", net, "--for", time])?;
@@ -162,14 +163,19 @@ fn blocks_outlive_restart_and_reboot_with_the_time_that_is_left() -> Result<()> 
         // Two seconds, and up to the next full one.
         std::thread::sleep(Duration::from_secs(3).saturating_sub(made.elapsed()));
         guard.run()?;
+        let latest = 3600.0 - made.elapsed().as_secs_f64();
         let mut left = blocks(&guard)?;
+        let earliest = 3600.0 - asked.elapsed().as_secs_f64();
         left.sort_by(|a, b| a.0.cmp(&b.0));
         let nets: Vec<_> = left.iter().map(|(net, _)| net.as_str()).collect();
         ensure!(nets == ["10.1.1.1", "10.2.0.0/16", "10.5.5.5"], "reboot {reboot}: {left:?}");
-        let expected = 3600.0 - made.elapsed().as_secs_f64();
         for (net, left) in &left[..2] {
             let left = left.context("it ends")?;
-            ensure!((left - expected).abs() < 2.0, "reboot {reboot}: {net} has {left} s left of {expected}");
+            // Ends are whole seconds.
+            ensure!(
+                (earliest - 1.0..latest + 2.0).contains(&left),
+                "reboot {reboot}: {net} has {left} s left, {earliest} to {latest} are due"
+            );
         }
         for (net, verdict) in [
             ("10.1.1.1", "drop"),
@@ -224,7 +230,7 @@ fn a_command_that_does_not_find_the_agent_changes_nothing() -> Result<()> {
 }
 
 #[test]
-fn lists_are_taken_whole_or_not_at_all_and_quickly() -> Result<()> {
+fn lists_are_taken_whole_or_not_at_all() -> Result<()> {
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, &policy())?;
     let feed = |text: &str, verb: &str| -> Result<(Option<i32>, String)> {
@@ -245,12 +251,9 @@ fn lists_are_taken_whole_or_not_at_all_and_quickly() -> Result<()> {
     let many: String = (0..100_000_u32)
         .map(|number| format!("100.{}.{}.{}\n", 64 + (number >> 16), number >> 8 & 255, number & 255))
         .collect();
-    let start = Instant::now();
+    // What a list costs a CPU is measured in `ledger`.
     let (code, said) = feed(&many, "block")?;
-    let took = start.elapsed();
-    println!("100,000 addresses from standard input: {took:.2?}");
     ensure!(code == Some(0) && said.starts_with("100000 are blocked"), "{said}");
-    ensure!(took < PATIENCE, "{took:?}");
     let (code, said) = feed(&many, "unblock")?;
     ensure!(code == Some(0) && said.starts_with("100000 are not"), "{said}");
     ensure!(blocks(&guard)?.is_empty());
@@ -324,20 +327,26 @@ fn a_disk_that_is_full_lets_nobody_in() -> Result<()> {
 }
 
 #[test]
-fn a_block_is_in_force_in_milliseconds() -> Result<()> {
+fn a_block_takes_little_longer_than_a_question() -> Result<()> {
     const ROUNDS: usize = 20;
+    /// One that waited for a look of the agent would take a hundred times as long.
+    const MOST: u32 = 8;
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, &policy())?;
-    let mut times: Vec<Duration> = (0..ROUNDS)
-        .map(|number| {
+    let median = |run: &dyn Fn(usize) -> Result<()>| -> Result<Duration> {
+        let time = |number| {
             let start = Instant::now();
-            run(&guard, &["block", &format!("10.8.0.{number}")])?;
+            run(number)?;
             Ok(start.elapsed())
-        })
-        .collect::<Result<_>>()?;
-    times.sort();
-    println!("a whole `guard block`: median {:?}, longest {:?}", times[ROUNDS / 2], times[ROUNDS - 1]);
-    ensure!(times[ROUNDS / 2] < Duration::from_millis(100), "{times:?}");
+        };
+        let mut times = (0..ROUNDS).map(time).collect::<Result<Vec<_>>>()?;
+        times.sort();
+        Ok(times[ROUNDS / 2])
+    };
+    let asked = median(&|_| run(&guard, &["status"]).map(drop))?;
+    let blocked = median(&|number| run(&guard, &["block", &format!("10.8.0.{number}")]).map(drop))?;
+    println!("a whole `guard block`: {blocked:?}; a whole `guard status`: {asked:?}");
+    ensure!(blocked < MOST * asked, "{blocked:?}; only to ask takes {asked:?}");
     // By the socket, as scripts do it.
     let request = BlockRequest {
         nets: vec!["10.8.1.1/32".parse()?],

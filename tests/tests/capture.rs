@@ -20,7 +20,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const STREAMING: &str = env!("CARGO_BIN_EXE_guard-streaming-server");
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn policy() -> String {
     format!(

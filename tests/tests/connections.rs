@@ -22,7 +22,7 @@ use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, bind, socket};
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn policy(limits: &str) -> String {
     format!(
@@ -100,7 +100,7 @@ fn a_block_with_kill_ends_the_streams_of_its_source_and_of_nobody_else() -> Resu
     ensure!(code == Some(0), "{stderr}");
     let answer: Value = serde_json::from_str(&stdout)?;
     ensure!(answer["killed"] == 1 && answer["added"] == 1, "{answer}");
-    ensure!(server.has(1, Duration::from_secs(1)), "the generation ends at once: {}", server.active()?);
+    ensure!(server.has(1, PATIENCE), "the generation ends at once: {}", server.active()?);
     expect(&guard, &[("fd00:77::/64", 1)])?;
     let (_, events, _) = guard.output(&["events"])?;
     ensure!(events.contains("kill 10.77.1.2/32"), "{events}");
@@ -147,7 +147,7 @@ fn a_container_behind_nat_is_guarded_like_the_host() -> Result<()> {
     ensure!(server.has(1, PATIENCE));
     let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services"])?;
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
-    ensure!(server.has(0, Duration::from_secs(1)));
+    ensure!(server.has(0, PATIENCE));
     ensure!(!reaches(&scene.client), "the block");
     Ok(())
 }
@@ -169,7 +169,7 @@ fn a_container_that_is_reached_by_routing_is_guarded_too() -> Result<()> {
     ensure!(server.has(1, PATIENCE));
     let (code, stdout, stderr) = guard.output(&["block", CLIENT[0], "--kill", "--scope", "services"])?;
     ensure!(code == Some(0) && stdout.contains("1 connection was closed"), "{stdout}{stderr}");
-    ensure!(server.has(0, Duration::from_secs(1)));
+    ensure!(server.has(0, PATIENCE));
     let metrics = guard.metrics()?;
     ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
     Ok(())
@@ -330,9 +330,9 @@ fn what_is_open_moves_with_the_policy() -> Result<()> {
         services()
             .is_ok_and(|of| matches!(&of[..], [of] if of["service"] == "chat" && of["established"] == 3))
     };
-    ensure!(wait::within(3 * PATIENCE, has_moved), "{:?}", services()?);
+    ensure!(wait::within(PATIENCE, has_moved), "{:?}", services()?);
     // One more comparison: nothing is left to correct.
-    thread::sleep(PATIENCE + Duration::from_secs(2));
+    thread::sleep(Duration::from_secs(12));
     ensure!(has_moved(), "{:?}", services()?);
     ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
     drop(open);

@@ -14,7 +14,7 @@ use guard_tests::scene::{ALLOW, CLIENT, STRANGER, Scene, to_server};
 use guard_tests::wait;
 use serde_json::Value;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 fn policy() -> String {
     format!(

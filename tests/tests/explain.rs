@@ -11,7 +11,7 @@ use guard_tests::wait;
 use serde_json::Value;
 use std::time::Duration;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// The lines are counted on below.
 const POLICY: &str = r#"[attach]

@@ -65,8 +65,8 @@ fn what_is_noted_of_drops_costs_them_next_to_nothing() -> Result<()> {
     const LOADS: usize = 15;
     const ROUNDS: usize = 9;
     const RUNS: u32 = 200_000;
-    /// Nanoseconds. What is measured is 1 to 2; the rest is for the noise of machines that others use.
-    const MOST: f64 = 8.0;
+    /// Of what a drop costs without. What is measured is a twentieth; the rest is for the noise of machines that others use.
+    const MOST: f64 = 0.25;
     stay_on_one_cpu()?;
     let policy = kernel::plan("[[service]]\nname = \"a\"\nports = [8000]\nallow = [\"10.0.0.0/8\"]\n")?;
     let load = |without_notes| -> Result<Kernel> {
@@ -93,6 +93,6 @@ fn what_is_noted_of_drops_costs_them_next_to_nothing() -> Result<()> {
     }
     let (difference, silent) = (Spread::of(differences), Spread::of(silent));
     println!("a drop: {silent:.1} ns, and {difference:.1} ns for what is noted of it");
-    ensure!(difference.median <= MOST, "{difference:.0} ns over {silent:.0}");
+    ensure!(difference.median <= MOST * silent.median, "{difference:.0} ns over {silent:.0}");
     Ok(())
 }

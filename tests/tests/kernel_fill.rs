@@ -91,9 +91,11 @@ fn a_million_entries_are_known_nearly_and_without_a_walk() -> Result<()> {
     let mut kernel = Kernel::with(&Options::default())?;
     kernel.publish(&kernel::plan(&large::policy(100_000))?)?;
     let maps = kernel.datapath.maps_mut();
+    let mut costs = Vec::new();
     for blocks in [5_000, 50_000, MILLION] {
         maps.write_blocks(&large::blocks(blocks))?;
         ensure_near("blocks", fill(maps)?["blocks"].0, u64::from(blocks))?;
+        costs.push(cost_of_a_look(maps)?);
     }
     maps.write_blocks(&prefixes(100_000))?;
     let full = fill(maps)?;
@@ -101,6 +103,14 @@ fn a_million_entries_are_known_nearly_and_without_a_walk() -> Result<()> {
     assert!(matches!(full["block_prefixes"].0, 100_000 | 4096), "{full:?}");
     assert_eq!(full["rules_v4"].0, 100_001);
 
+    println!("CPU time of a look at all tables with 5,000, 50,000 and a million blocks: {costs:?}");
+    // A walk would take two hundred times as much.
+    assert!(costs[2] < 5 * costs[0], "{costs:?}");
+    Ok(())
+}
+
+/// The median of what a CPU spends on it.
+fn cost_of_a_look(maps: &Maps) -> Result<Duration> {
     let mut took = Vec::new();
     for _ in 0..9 {
         let (fill, spent) = cpu_time::of(|| maps.fill())?;
@@ -108,9 +118,7 @@ fn a_million_entries_are_known_nearly_and_without_a_walk() -> Result<()> {
         took.push(spent);
     }
     took.sort();
-    println!("CPU time of a look at all tables: {took:?}");
-    assert!(took[4] < Duration::from_millis(10), "{took:?}");
-    Ok(())
+    Ok(took[4])
 }
 
 #[test]

@@ -13,7 +13,7 @@ use guard_tests::scene::{ALLOW, CLIENT, STRANGER, Scene, to_server};
 use guard_tests::wait;
 use nix::sys::signal::Signal;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const URL: &str = "http://127.0.0.1:9455/metrics";
 
 fn policy() -> String {

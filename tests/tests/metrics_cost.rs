@@ -16,7 +16,7 @@ use guard_tests::raw::Wire;
 use guard_tests::scene::{Scene, to_server};
 use guard_tests::wait;
 
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 const BLOCKS: u32 = 1_000_000;
 const SOURCES: u32 = 100_000;
 
@@ -50,16 +50,16 @@ fn fill(scene: &Scene, guard: &Guard<'_>) -> Result<()> {
 }
 
 #[test]
-fn a_scrape_of_full_tables_costs_less_than_ten_milliseconds() -> Result<()> {
-    const SCRAPES: usize = 21;
+fn a_scrape_of_full_tables_costs_no_walk_through_them() -> Result<()> {
+    /// A walk takes tens of times as much.
+    const MOST: f64 = 6.0;
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, POLICY)?;
+    let empty = cost_of_a_scrape(&guard)?;
     fill(&scene, &guard)?;
-    // Now and then the agent does something else meanwhile.
-    let mut spent = (0..SCRAPES).map(|_| cost_of_a_scrape(&guard)).collect::<Result<Vec<_>>>()?;
-    spent.sort();
-    println!("a scrape costs {:?}, from {:?} to {:?}", spent[SCRAPES / 2], spent[0], spent[SCRAPES - 1]);
-    ensure!(spent[SCRAPES / 2] < Duration::from_millis(10), "{spent:?}");
+    let full = cost_of_a_scrape(&guard)?;
+    println!("a scrape costs {empty:?} of a CPU with empty tables, {full:?} with full ones");
+    ensure!(full.as_secs_f64() < MOST * empty.as_secs_f64(), "{empty:?}, and {full:?} with full tables");
 
     let text = guard.metrics()?;
     for (table, entries) in [("blocks", BLOCKS), ("sources", SOURCES), ("clients", SOURCES)] {
@@ -77,10 +77,17 @@ fn a_scrape_of_full_tables_costs_less_than_ten_milliseconds() -> Result<()> {
     Ok(())
 }
 
+/// The median: now and then the agent does something else meanwhile.
 fn cost_of_a_scrape(guard: &Guard<'_>) -> Result<Duration> {
-    let before = cpu_time::of_process(guard.pid()?)?;
-    guard.metrics()?;
-    Ok(cpu_time::of_process(guard.pid()?)?.saturating_sub(before))
+    const SCRAPES: usize = 21;
+    let cost = |_| -> Result<Duration> {
+        let before = cpu_time::of_process(guard.pid()?)?;
+        guard.metrics()?;
+        Ok(cpu_time::of_process(guard.pid()?)?.saturating_sub(before))
+    };
+    let mut spent = (0..SCRAPES).map(cost).collect::<Result<Vec<_>>>()?;
+    spent.sort();
+    Ok(spent[SCRAPES / 2])
 }
 
 #[test]
@@ -92,16 +99,21 @@ fn a_scrape_waits_for_nobody() -> Result<()> {
     let mut block = guard.command(&["block", "-", "--scope", "services"])?;
     let mut block = block.stdin(Stdio::piped()).stdout(Stdio::null()).spawn()?;
     block.stdin.take().context("no stdin")?.write_all(list.as_bytes())?;
-    let mut waited = Vec::new();
+    let (mut waited, begun) = (Vec::new(), Instant::now());
     while block.try_wait()?.is_none() {
         let asked = Instant::now();
         guard.metrics()?;
         waited.push(asked.elapsed());
     }
+    let all = begun.elapsed();
     ensure!(block.wait()?.success(), "{}", guard.log());
     waited.sort();
-    println!("{} scrapes while {MANY} blocks were made: {:?} at most", waited.len(), waited.last());
-    ensure!(waited.len() >= 5 && waited.iter().all(|time| *time < Duration::from_millis(300)), "{waited:?}");
+    println!(
+        "{} scrapes while {MANY} blocks were made in {all:?}: {:?} at most",
+        waited.len(),
+        waited.last()
+    );
+    ensure!(waited.len() >= 5 && waited.iter().all(|time| *time < all / 2), "{all:?}: {waited:?}");
     ensure!(metric(&guard.metrics()?, "guard_blocks{origin=\"manual\"}")? == u64::from(MANY));
     Ok(())
 }

@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use serde_json::Value;
 
 const STREAMING: &str = env!("CARGO_BIN_EXE_guard-streaming-server");
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Of concurrent connections.
 const THRESHOLD: usize = 30;
 
@@ -85,12 +85,13 @@ fn who_opens_connections_in_a_loop_is_blocked_and_loses_its_streams() -> Result<
     let at = at.with_context(|| format!("nobody is blocked after {open} connections: {}", guard.log()))?;
     let crossed = begun + Duration::from_micros(crossed.load(Ordering::SeqCst));
     let took = at.saturating_duration_since(crossed);
-    ensure!(server.has(1, Duration::from_secs(1)), "its streams end: {} run", server.active()?);
+    ensure!(server.has(1, PATIENCE), "its streams end: {} run", server.active()?);
     println!(
         "blocked {took:?} after the threshold, {open} connections were opened; streams ended {:?} after it",
         crossed.elapsed()
     );
-    ensure!(took < Duration::from_millis(250), "{took:?}");
+    // The kernel has reported it: the agent's own comparison comes only every ten seconds.
+    ensure!(took < Duration::from_secs(3), "{took:?}");
     let list = blocks(&guard)?;
     ensure!(list.len() == 1 && list[0]["origin"] == "auto" && list[0]["scope"] == "services", "{list:?}");
     let evidence = &list[0]["evidence"];

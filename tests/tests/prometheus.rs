@@ -22,7 +22,7 @@ use guard_tests::wait;
 use serde_json::Value;
 
 const STREAMING: &str = env!("CARGO_BIN_EXE_guard-streaming-server");
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// What a rate is taken over: some scrapes.
 const WINDOW: &str = "5s";
 

@@ -17,7 +17,7 @@ use guard_tests::{stale, wait};
 use nix::sys::signal::Signal;
 use serde_json::{Value, json};
 
-const PATIENCE: Duration = Duration::from_secs(30);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Packets of the client that sends most, in about this many seconds; of others; of a stranger, whom limits do not concern.
 const MOST: u32 = 12_000;
 const SECONDS: u32 = 4;

@@ -19,7 +19,7 @@ use nix::unistd::Pid;
 use serde_json::Value;
 
 const STREAMING: &str = env!("CARGO_BIN_EXE_guard-streaming-server");
-const PATIENCE: Duration = Duration::from_secs(20);
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Packets a second of a client that sends some, and of the stranger.
 const RATES: [(&str, u32); 2] = [("10.77.1.9", 100), (STRANGER[0], 400)];
 

@@ -8,7 +8,7 @@ use guard_tests::net::Host;
 use guard_tests::scene::{ALLOW, SERVER, Scene};
 use guard_tests::wait;
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Starts web servers on ports of the server, for both families.
 fn serve(host: &Host, port: u16) -> Result<guard_tests::net::Running> {

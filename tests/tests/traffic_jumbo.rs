@@ -16,7 +16,7 @@ use guard_tests::raw::{Wire, on_one_cpu};
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, STRANGER, Scene, to_server};
 
 const MTU: u32 = 9000;
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const PORT: u16 = 8000;
 /// A port with a limit of bytes.
 const LIMITED: u16 = 8001;

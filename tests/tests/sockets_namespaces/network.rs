@@ -17,7 +17,7 @@ use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, socket};
 
-pub(crate) const PATIENCE: Duration = Duration::from_secs(5);
+pub(crate) const PATIENCE: Duration = Duration::from_secs(60);
 pub(crate) const FAMILIES: [usize; 2] = [0, 1];
 
 pub(crate) struct Scene {

@@ -12,7 +12,7 @@ use crate::net::{Host, Running};
 use crate::streams::StreamingServer;
 use crate::{stale, wait};
 
-const PATIENCE: Duration = Duration::from_secs(10);
+const PATIENCE: Duration = Duration::from_secs(60);
 const STREAMS_PORT: u16 = 8001;
 
 pub(super) struct Servers<'a> {
