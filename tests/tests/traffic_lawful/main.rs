@@ -1,7 +1,9 @@
 //! Clients that behave: under the limits that the README and the packaged policy suggest, none of them loses a packet, and none is
 //! blocked.
 
+mod crowd;
 mod protocols;
+mod standstill;
 mod work;
 
 use std::time::{Duration, Instant};
