@@ -123,7 +123,7 @@ format = "json"
     assert_eq!((service.allow[0].line, service.deny[0].line), (Some(12), Some(13)));
     assert_eq!(service.limits.as_deref(), Some("client"));
     assert_eq!(service.sources, [SourceLimits { prefix: net("fd00:1::7/128"), limits: "a.b".into() }]);
-    assert_eq!(service.sources[0].prefix.line, Some(15));
+    assert_eq!(service.sources[0].prefix.line, Some(16));
     let client = Limits {
         packets: Some(Rate { per_second: 2000, burst: 4000 }),
         bytes: Some(Rate { per_second: 50 << 20, burst: 100_000_000 }),
