@@ -16,6 +16,8 @@ pub enum Kind {
     NotBlocked,
     /// A source would be blocked, if its service enforced.
     WouldBlock,
+    /// The kernel does not take back what it did not take as a whole.
+    NotPutBack,
     /// The ledger does not take an automatic block.
     NotRecorded,
     /// A source over a threshold is spared.
@@ -114,6 +116,7 @@ const fn most(kind: Kind) -> u64 {
         Kind::Blocked => MOST_BLOCKS,
         Kind::NotBlocked
         | Kind::WouldBlock
+        | Kind::NotPutBack
         | Kind::NotRecorded
         | Kind::Spared
         | Kind::Killed

@@ -4,11 +4,11 @@ use std::collections::{BTreeMap, HashMap, HashSet};
 
 use guard_common::abi::{self, End};
 use ipnet::IpNet;
-use tracing::warn;
 
 use super::drift::Digest;
 use super::nested::{Ends, Nested};
 use crate::datapath::{Error, Maps, boot_now};
+use crate::limited;
 
 /// Addresses are looked up in the kernel; only prefixes, which depend on each other, are held in memory.
 #[derive(Debug, Default)]
@@ -303,7 +303,9 @@ fn put_back<'a>(maps: &mut Maps, nets: impl Iterator<Item = &'a IpNet>, present:
     let known: Vec<_> =
         known.into_iter().filter_map(|net| present.get(net).map(|entry| (*net, *entry))).collect();
     if let Err(error) = maps.remove_blocks(&unknown).and_then(|()| maps.write_blocks(&known)) {
-        warn!("the blocks in the kernel are not all as they were: {error}");
+        limited::warn(limited::Kind::NotPutBack, || {
+            format!("the blocks in the kernel are not all as they were: {error}")
+        });
     }
 }
 

@@ -13,12 +13,13 @@ use std::time::{Duration, Instant};
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
-use tracing::{info, warn};
+use tracing::info;
 
 use super::keeper::NAME;
 use super::wire::{Answer, Ends, Page, read_code};
 use crate::agent::Engine;
 use crate::agent::metrics::{self, Format};
+use crate::limited::{self, Kind};
 
 /// How long the server may leave an answer unread: it only has to take it into its memory.
 const PATIENCE: Duration = Duration::from_secs(5);
@@ -137,7 +138,7 @@ fn answer(mut server: UnixStream, engine: &Engine, pause: impl Fn(Duration) -> D
 fn render(page: Page, engine: &Engine) -> Answer {
     match page {
         Page::Metrics(format) => scrape(engine, format).unwrap_or_else(|error| {
-            warn!("a scrape has failed: {error:#}");
+            limited::warn(Kind::Request, || format!("a scrape has failed: {error:#}"));
             failed(&format!("{error:#}\n"))
         }),
         Page::Healthy => match engine.pulse() {
