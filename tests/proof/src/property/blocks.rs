@@ -64,8 +64,8 @@ fn source(moment: &Moment<'_>) -> Option<IpAddr> {
     }
 }
 
-/// The source, and prefixes around it.
-fn around(source: IpAddr) -> Vec<IpNet> {
+/// The address, and prefixes around it.
+pub(super) fn around(source: IpAddr) -> Vec<IpNet> {
     let own = IpNet::from(source);
     let length = own.max_prefix_len();
     let net = |length| IpNet::new(source, length).map(|net| net.trunc());

@@ -44,6 +44,7 @@ properties! {
     a_block_never_lets_more_through
     a_block_in_force_stops_all_but_the_trusted
     a_block_that_is_over_changes_nothing
+    a_service_is_what_is_for_its_destinations
     monitor_equals_enforce_but_for_the_action
     the_action_is_that_of_the_reason_and_the_mode
     truncation_never_turns_a_drop_into_an_allowed
