@@ -76,8 +76,9 @@ fn a_server_of_metrics_that_dies_is_noticed_and_replaced() -> Result<()> {
         "{}",
         guard.log()
     );
-    let (code, stdout, _) = guard.output(&["status"])?;
-    ensure!(code == Some(0) && !stdout.contains("PROBLEM"), "it is well again: {stdout}");
+    // The server answers a moment before the agent has read that it listens.
+    let is_well = || guard.output(&["status"]).is_ok_and(|(_, stdout, _)| !stdout.contains("PROBLEM"));
+    ensure!(wait::within(PATIENCE, is_well), "{:?}", guard.output(&["status"])?);
     Ok(())
 }
 
