@@ -37,6 +37,13 @@ pub const fn change(from: i32, to: i32) -> Option<Change> {
     }
 }
 
+/// The key of a connection of Multipath TCP, where that of any other is the cookie of its socket, a small number. Its token tells it from
+/// all others that are open on this host. Its cookie does not: a server's sockets have the one that their listener had before.
+#[inline(always)]
+pub const fn multipath(token: u32) -> u64 {
+    1 << 63 | token as u64
+}
+
 /// What a connection to `port` of this host is counted under, by that alone; none, if the port is not guarded or the client
 /// is this host itself.
 #[inline(always)]

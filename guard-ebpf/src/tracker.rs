@@ -33,6 +33,7 @@ mod offset {
 
 const AF_INET: u16 = 2;
 const AF_INET6: u16 = 10;
+const IPPROTO_MPTCP: u16 = 262;
 
 /// A socket in the kernel.
 #[derive(Clone, Copy)]
@@ -59,7 +60,44 @@ impl Socket {
         unsafe { bpf_get_socket_cookie(self.0.cast_mut().cast()) }
     }
 
-    /// Multipath TCP has a socket above those of TCP, which would be counted a second time.
+    /// What the connection of this socket of TCP is known by: the cookie, or with Multipath TCP the token that all its sockets have.
+    #[inline(always)]
+    fn connection(self, home: &Home) -> u64 {
+        self.token_of_subflow(home).map_or_else(|| self.cookie(), track::multipath)
+    }
+
+    /// What ends with this socket. A subflow of Multipath TCP that ends leaves the connection, for which its server still works, as it is.
+    #[inline(always)]
+    fn ending(self) -> u64 {
+        let token = HOME.get(0).and_then(|home| self.token_of_multipath(home));
+        token.map_or_else(|| self.cookie(), track::multipath)
+    }
+
+    #[inline(always)]
+    fn token_of_subflow(self, home: &Home) -> Option<u32> {
+        if home.multipath_at == 0 || self.peek::<u8>(home.multipath_at)? == 0 {
+            return None;
+        }
+        Self(self.peek(home.context_at)?).peek(home.subflow_token_at)
+    }
+
+    /// Of the socket above the subflows.
+    #[inline(always)]
+    fn token_of_multipath(self, home: &Home) -> Option<u32> {
+        if home.multipath_at == 0 || self.peek::<u16>(home.protocol_at)? != IPPROTO_MPTCP {
+            return None;
+        }
+        self.peek(home.token_at)
+    }
+
+    /// Reads where the verifier knows no type.
+    #[inline(always)]
+    fn peek<T>(self, offset: u32) -> Option<T> {
+        // SAFETY: the helper checks the address.
+        unsafe { bpf_probe_read_kernel(self.0.wrapping_add(offset as usize).cast::<T>()) }.ok()
+    }
+
+    /// Multipath TCP has a socket above those of TCP. Its handshake is that of its first subflow.
     #[inline(always)]
     fn is_tcp(self) -> bool {
         // SAFETY: the helper only reads the socket.
@@ -69,21 +107,14 @@ impl Socket {
     /// The inode of its network namespace.
     #[inline(always)]
     fn namespace(self, home: &Home) -> Option<u32> {
-        let inode = self.read::<*const u8>(offset::NET).wrapping_add(home.inode_at as usize);
-        // SAFETY: the helper checks the address.
-        unsafe { bpf_probe_read_kernel(inode.cast::<u32>()) }.ok()
+        Self(self.read::<*const u8>(offset::NET)).peek(home.inode_at)
     }
 
     /// The number of the client's SYN: the next byte that is expected, less the SYN, which has a number of its own, and less the data that
     /// came with it (TCP Fast Open).
     #[inline(always)]
     fn sequence(self, home: &Home) -> Option<u32> {
-        let (next, received) =
-            (self.0.wrapping_add(home.next_at as usize), self.0.wrapping_add(home.received_at as usize));
-        // SAFETY: the helper checks the address.
-        let next = unsafe { bpf_probe_read_kernel(next.cast::<u32>()) }.ok()?;
-        // SAFETY: as above.
-        let received = unsafe { bpf_probe_read_kernel(received.cast::<u64>()) }.ok()?;
+        let (next, received) = (self.peek::<u32>(home.next_at)?, self.peek::<u64>(home.received_at)?);
         Some(next.wrapping_sub(1).wrapping_sub(received as u32))
     }
 
@@ -108,8 +139,8 @@ impl Socket {
 pub fn changed(socket: Socket, from: i32, to: i32) {
     match track::change(from, to) {
         Some(Change::Opened) => opened(socket),
-        Some(Change::ClosedByClient) => mark(socket.cookie(), Marks(Marks::CLOSED_BY_CLIENT)),
-        Some(Change::Closed) => close(socket.cookie()),
+        Some(Change::ClosedByClient) => mark(socket.ending(), Marks(Marks::CLOSED_BY_CLIENT)),
+        Some(Change::Closed) => close(socket.ending()),
         None => {}
     }
 }
@@ -140,7 +171,8 @@ fn opened(socket: Socket) {
     };
     let flow = FlowKey::new(client, port, source.service());
     let tracked = Tracked { source, flow, namespace: namespace.unwrap_or(0), marks: Marks(0) };
-    let cookie = socket.cookie();
+    // A further subflow of a connection that is counted adds nothing.
+    let cookie = socket.connection(home);
     let count = match open(cookie, &tracked) {
         Opened::As(count) => count,
         Opened::Known => return,

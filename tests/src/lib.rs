@@ -8,6 +8,7 @@
 //! | [`conntrack`] | hosts that use conntrack |
 //! | [`cpu`] | CPUs, and threads that stay on one |
 //! | [`cpu_time`] | what work spends of a CPU |
+//! | [`crowd`] | network namespaces by the hundred, of a user without rights |
 //! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`dashboard`] | what a dashboard asks of Prometheus |
@@ -17,6 +18,7 @@
 //! | [`kernel`] | the program in the kernel, one frame at a time |
 //! | [`large`] | policies and blocks of the size that guard is made for |
 //! | [`listener`] | what arrives, counted |
+//! | [`multipath`] | sockets of Multipath TCP |
 //! | [`net`] | test networks |
 //! | [`pause_free`] | traffic that goes on while something is done to guard |
 //! | [`prometheus`] | a real Prometheus, and what guard has for it |
@@ -36,6 +38,7 @@ pub mod bpf;
 pub mod conntrack;
 pub mod cpu;
 pub mod cpu_time;
+pub mod crowd;
 pub mod dashboard;
 pub mod demo;
 pub mod fence;
@@ -45,6 +48,7 @@ mod hidden_time;
 pub mod kernel;
 pub mod large;
 pub mod listener;
+pub mod multipath;
 pub mod net;
 pub mod pause_free;
 pub mod picture;

@@ -24,6 +24,10 @@ impl FlowKey {
         Address::v6(self.address)
     }
 
+    pub const fn port(&self) -> u16 {
+        u16::from_be_bytes(self.port)
+    }
+
     #[inline(always)]
     fn from_bytes(bytes: [u8; 20]) -> Self {
         let [address @ .., p0, p1, service, _] = bytes;
@@ -144,6 +148,16 @@ pub struct Home {
     pub next_at: u32,
     /// Where the number of bytes that were received lies there.
     pub received_at: u32,
+    /// Where it says there whether the socket is a subflow of Multipath TCP; 0: the kernel has none.
+    pub multipath_at: u32,
+    /// Where it leads there to its `struct mptcp_subflow_context`.
+    pub context_at: u32,
+    /// Where the token of its connection lies in that.
+    pub subflow_token_at: u32,
+    /// Where the protocol lies in `struct sock`.
+    pub protocol_at: u32,
+    /// Where the token lies in `struct mptcp_sock`.
+    pub token_at: u32,
 }
 
 /// A connection that its source had no right to any longer when it was opened: its handshake was under way when the last free place went.

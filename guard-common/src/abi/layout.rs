@@ -24,7 +24,7 @@ fn layouts_are_those_of_version_6() {
         ("OpeningKey", size_of::<OpeningKey>(), 24),
         ("Opening", size_of::<Opening>(), 24),
         ("OpenCount", size_of::<OpenCount>(), 8),
-        ("Home", size_of::<Home>(), 16),
+        ("Home", size_of::<Home>(), 36),
         ("Surplus", size_of::<Surplus>(), 16),
         ("Tracked", size_of::<Tracked>(), 48),
         ("Budget", size_of::<Budget>(), 32),

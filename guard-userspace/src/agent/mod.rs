@@ -7,6 +7,7 @@
 //! metrics ──────┘      └────> Status, which all of them show
 //! ```
 
+mod descriptors;
 mod engine;
 mod explain;
 mod heap;
@@ -93,6 +94,7 @@ pub fn serve_metrics(arguments: &[OsString]) -> Option<ExitCode> {
 pub fn run(settings: Settings, source: &Source) -> Result<()> {
     host::check()?;
     heap::few_arenas();
+    descriptors::take_all();
     interfaces::check_start(source, &settings.pins)?;
     let mut control = Control::reserve(&settings.socket)?;
     let (stop, stopped) = watch::channel(false);

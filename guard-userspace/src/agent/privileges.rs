@@ -6,7 +6,7 @@
 //! | `CAP_PERFMON` | the verifier lets the program compare and move packet pointers |
 //! | `CAP_NET_ADMIN` | attaching XDP, and closing the sockets of a blocked source |
 //! | `CAP_SYS_ADMIN` | mounting a BPF file system where there is none, reading the live rules for `guard explain`, and entering the network namespaces of containers |
-//! | `CAP_SYS_PTRACE` | seeing which network namespaces processes are in |
+//! | `CAP_SYS_PTRACE` | seeing which network namespaces processes are in, and ending connections of Multipath TCP through the process that has them |
 //!
 //! The first three are needed, the others are kept where they are given.
 

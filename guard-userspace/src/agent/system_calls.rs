@@ -80,7 +80,6 @@ const DANGEROUS: &[c_long] = &[
     libc::SYS_process_vm_readv,
     libc::SYS_process_vm_writev,
     libc::SYS_process_madvise,
-    libc::SYS_pidfd_getfd,
     libc::SYS_kcmp,
     libc::SYS_init_module,
     libc::SYS_finit_module,

@@ -14,9 +14,10 @@ use super::output::{print, print_json};
 use crate::agent;
 use crate::blocks::{Blocked, Scope, list};
 use crate::config::parse_prefix;
+use crate::connections;
 use crate::control::{BlockAnswer, BlockRequest, ClientError, Skipped, path};
 use crate::datapath::Maps;
-use crate::sockets::Sockets;
+use crate::sockets::{Killed, Sockets};
 
 /// Block an address or a prefix, now
 #[derive(Args, Debug)]
@@ -95,7 +96,7 @@ impl Block {
             print(&said(&request, &answer))?;
         }
         if let Some(error) = &answer.not_killed {
-            bail!("the block holds, but the connections go on: {error}");
+            bail!("the block holds, but not all connections were closed: {error}");
         }
         Ok(ExitCode::SUCCESS)
     }
@@ -159,19 +160,18 @@ fn without_agent(global: &Global, request: &BlockRequest) -> Result<BlockAnswer>
     let mut register = guard.register(global)?;
     let blocked = register.block(&mut guard.maps, agent::blocks_of(request, &nets, &myself()))?;
     let killed = request.kill.then(|| kill(&guard.maps, request, &nets)).transpose();
-    let (killed, not_killed) =
-        killed.map_or_else(|why| (None, Some(format!("{why:#}"))), |killed| (killed, None));
+    let (killed, not_killed) = match killed {
+        Err(why) => (None, Some(format!("{why:#}"))),
+        Ok(killed) => (killed.as_ref().map(|killed| killed.sockets), killed.and_then(|killed| killed.left())),
+    };
     Ok(BlockAnswer { blocked, killed, not_killed, skipped })
 }
 
-fn kill(maps: &Maps, request: &BlockRequest, nets: &[IpNet]) -> Result<usize> {
+fn kill(maps: &Maps, request: &BlockRequest, nets: &[IpNet]) -> Result<Killed> {
     let ports = match request.scope {
         Scope::Host => None,
         Scope::Services => Some(maps.guarded_tcp_ports()?),
     };
-    let killed = Sockets::new()?.kill(nets, ports.as_ref(), &maps.came_through())?;
-    match killed.failed.first() {
-        Some(first) => bail!("{}: {}", first.connection.client, first.reason),
-        None => Ok(killed.sockets),
-    }
+    let counted = connections::counted(maps, maps.tracked()?);
+    Ok(Sockets::new()?.kill(nets, ports.as_ref(), &counted)?)
 }

@@ -79,7 +79,8 @@ struct Global {
     socket: PathBuf,
     /// Blocks and audit log, a file
     #[arg(
-        long,
+        id = "ledger",
+        long = "ledger",
         global = true,
         env = "GUARD_STATE",
         default_value = "/var/lib/guard/guard.db",

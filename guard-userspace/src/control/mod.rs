@@ -54,10 +54,10 @@ pub struct Skipped {
 pub struct BlockAnswer {
     #[serde(flatten)]
     pub blocked: Blocked,
-    /// How many connections were closed; none if that was not asked for, or failed.
+    /// How many connections were closed; none if that was not asked for, or the sockets could not be listed.
     #[serde(default)]
     pub killed: Option<usize>,
-    /// Why the connections go on, if they do.
+    /// How many connections go on and why, if some do.
     #[serde(default)]
     pub not_killed: Option<String>,
     /// What was left out, since it is protected.

@@ -49,16 +49,29 @@ impl Datapath {
 fn home() -> io::Result<Home> {
     let inode = fs::metadata("/proc/thread-self/ns/net")?.ino();
     let types = Types::of_kernel()?;
+    let multipath = multipath(&types).unwrap_or_default();
     let in_socket = |member| types.offset("tcp_sock", &[member]);
     let places = (types.offset("net", &["ns", "inum"]), in_socket("rcv_nxt"), in_socket("bytes_received"));
     match (u32::try_from(inode), places) {
         (Ok(namespace), (Some(inode_at), Some(next_at), Some(received_at))) => {
-            Ok(Home { namespace, inode_at, next_at, received_at })
+            Ok(Home { namespace, inode_at, next_at, received_at, ..multipath })
         }
         _ => Err(io::Error::other(
             "this kernel's sockets and network namespaces are not what is known of them",
         )),
     }
+}
+
+/// Where the kernel keeps what makes subflows one connection of Multipath TCP; none in kernels without.
+fn multipath(types: &Types) -> Option<Home> {
+    Some(Home {
+        multipath_at: types.offset("tcp_sock", &["is_mptcp"])?,
+        context_at: types.offset("inet_connection_sock", &["icsk_ulp_data"])?,
+        subflow_token_at: types.offset("mptcp_subflow_context", &["token"])?,
+        protocol_at: types.offset("sock", &["sk_protocol"])?,
+        token_at: types.offset("mptcp_sock", &["token"])?,
+        ..Home::default()
+    })
 }
 
 fn attach(program: &mut BtfTracePoint) -> Result<FdLink, Box<dyn std::error::Error>> {

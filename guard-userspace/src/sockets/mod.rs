@@ -3,20 +3,24 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `namespaces` | finds the network namespaces |
-//! | `enter` | opens sockets to the kernel in them |
+//! | `visits` | chooses those to look into |
+//! | `enter` | visits them |
 //! | `netlink` | asks the kernel |
 //! | `filter` | local ports, as the kernel takes them |
 //! | `diag` | the sockets of a namespace |
+//! | `answer` | what the kernel says of a socket |
 //! | `conntrack` | which port a client asked for |
 //! | `nat` | whether the host translates what comes in |
 //! | `select` | whose connection a socket is |
 //! | `look` | all of it together |
 //! | `reach` | whether clients get to a guarded port through that port |
 //! | `kill` | ending connections |
+//! | `owner` | ending those of Multipath TCP |
 //! | `note` | what could not be looked at |
 //!
 //! All calls block, for milliseconds.
 
+mod answer;
 mod conntrack;
 mod diag;
 mod enter;
@@ -27,12 +31,15 @@ mod namespaces;
 mod nat;
 mod netlink;
 mod note;
+mod owner;
 mod reach;
 mod select;
+mod visits;
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::{BTreeSet, HashMap};
 use std::io;
 use std::net::SocketAddr;
+use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
 
@@ -42,10 +49,12 @@ pub use note::Note;
 pub use reach::Reach;
 
 use conntrack::{Conntrack, Translations};
+use diag::Detail;
 use enter::Namespace;
-use look::{Effort, Found};
+use look::{Extent, Found, Query};
 use namespaces::Identity;
 use select::Memory;
+use visits::{Effort, Visits};
 
 /// How far a connection is.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
@@ -74,6 +83,10 @@ pub struct Connection {
     pub namespace: u64,
     /// With the namespace, tells this socket from all others of this boot.
     pub cookie: u64,
+    /// For how long nothing has come from the client, where that was asked for and the kernel tells.
+    pub silent: Option<Duration>,
+    /// For how long it has been seen, where silence was asked for.
+    pub seen: Option<Duration>,
 }
 
 /// The connections to some ports.
@@ -103,18 +116,41 @@ pub enum Error {
     List(io::Error),
 }
 
-/// Whether a socket, by its cookie, is of a connection that the packet path saw come in. It tells a container that clients reach by routing,
-/// without translation, from a namespace whose owner gave a socket whatever addresses he liked.
-pub type CameThrough<'a> = &'a dyn Fn(u64) -> bool;
+/// What the guard in the kernel knows of connections.
+pub struct Counted<'a> {
+    /// Whether a socket, by its cookie, is of a connection that the packet path saw come in. It tells a container that clients reach by
+    /// routing, without translation, from a namespace whose owner gave a socket whatever addresses he liked.
+    pub came_through: Box<dyn Fn(u64) -> bool + 'a>,
+    /// The connections that are counted, by the cookies of their sockets.
+    pub connections: HashMap<u64, CountedConnection>,
+}
 
-/// The sockets of this host. Keeps a descriptor for each network namespace, which lives for as long: whoever stops looking calls
-/// [`Sockets::forget`].
+/// A connection to a guarded port.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct CountedConnection {
+    pub client: SocketAddr,
+    /// The inode of the network namespace that its socket is in; 0 if the kernel did not tell.
+    pub namespace: u64,
+}
+
+impl<'a> Counted<'a> {
+    /// Where nothing is counted.
+    pub fn nothing(came_through: impl Fn(u64) -> bool + 'a) -> Self {
+        Self { came_through: Box::new(came_through), connections: HashMap::new() }
+    }
+
+    fn namespaces(&self) -> BTreeSet<u64> {
+        self.connections.values().map(|counted| counted.namespace).collect()
+    }
+}
+
+/// The sockets of this host.
 #[derive(Debug)]
 pub struct Sockets {
     places: Places,
     identity: Identity,
     own: Namespace,
-    others: BTreeMap<u64, Namespace>,
+    visits: Visits,
     conntrack: Conntrack,
     /// As they were at the last look.
     translations: Translations,
@@ -141,7 +177,7 @@ impl Sockets {
             places,
             identity: namespaces::own().map_err(Error::Namespace)?,
             own: Namespace::here().map_err(Error::List)?,
-            others: BTreeMap::new(),
+            visits: Visits::default(),
             conntrack: Conntrack::open(),
             translations: Translations::default(),
             memory: Memory::new(),
@@ -151,24 +187,44 @@ impl Sockets {
 
     /// The connections of clients who asked for one of `ports`, in no order. Clients on loopback are left out, and so are connections
     /// that this host opened; so are those of a server that has begun and stopped listening since the last look. Of those in other
-    /// namespaces only the translated are asked for, and those that came through the guard.
+    /// namespaces only the translated are asked for, and those that came through the guard. Where nothing is counted, only some of the
+    /// namespaces are looked at each time.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list(&mut self, ports: &BTreeSet<u16>, came_through: CameThrough<'_>) -> Result<Listing, Error> {
-        Ok(self.look(Some(ports), Effort::Little, came_through)?.into())
+    pub fn list(&mut self, ports: &BTreeSet<u16>, counted: &Counted<'_>) -> Result<Listing, Error> {
+        self.list_with(ports, counted, Detail::Little)
     }
 
-    /// All connections there are, from and to whatever port.
+    /// The same, and for how long each client has been silent.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list_all(&mut self) -> Result<Listing, Error> {
-        Ok(self.look(None, Effort::Full, &|_| true)?.into())
+    pub fn list_with_silence(
+        &mut self,
+        ports: &BTreeSet<u16>,
+        counted: &Counted<'_>,
+    ) -> Result<Listing, Error> {
+        self.list_with(ports, counted, Detail::Silence)
     }
 
-    /// Lets go of all other namespaces; the next look opens them again.
-    pub fn forget(&mut self) {
-        self.others.clear();
+    fn list_with(
+        &mut self,
+        ports: &BTreeSet<u16>,
+        counted: &Counted<'_>,
+        detail: Detail,
+    ) -> Result<Listing, Error> {
+        let (extent, effort) = (Extent::Everywhere, Effort::Little);
+        Ok(self.look(&Query { ports: Some(ports), extent, effort, detail, counted })?.into())
+    }
+
+    /// All connections there are in these namespaces and in the own one, from and to whatever port.
+    ///
+    /// # Errors
+    /// When the sockets of the own namespace cannot be listed.
+    pub fn list_all(&mut self, namespaces: &BTreeSet<u64>) -> Result<Listing, Error> {
+        let counted = &Counted::nothing(|_| true);
+        let (extent, effort, detail) = (Extent::Only(namespaces), Effort::Full, Detail::Little);
+        Ok(self.look(&Query { ports: None, extent, effort, detail, counted })?.into())
     }
 }

@@ -75,6 +75,15 @@ pub(super) fn find(places: &Places, own: Identity) -> Found {
     found
 }
 
+/// The processes, each with the inode of its network namespace where it shows that.
+pub(super) fn processes(directory: &Path) -> impl Iterator<Item = (u32, Option<u64>)> + use<> {
+    entries(directory).filter_map(|process| {
+        let number = process.file_name()?.to_str()?.parse().ok()?;
+        let target = fs::read_link(process.join("ns/net")).ok();
+        Some((number, target.and_then(|target| inode(target.to_str()?))))
+    })
+}
+
 fn entries(directory: &Path) -> impl Iterator<Item = PathBuf> + use<> {
     fs::read_dir(directory).into_iter().flatten().flatten().map(|entry| entry.path())
 }

@@ -14,6 +14,14 @@ pub enum Note {
     #[error("{count} other network namespaces cannot be entered ({reason}): connections there are missing")]
     NotEntered { count: usize, reason: String },
     #[error(
+        "{count} other network namespaces were not looked at, since this host has very many: connections there that guard does not count may be missing"
+    )]
+    NotVisited { count: usize },
+    #[error(
+        "this kernel does not list connections of Multipath TCP (it lacks CONFIG_INET_MPTCP_DIAG): such a connection is seen while it has subflows, and outlives them by net.mptcp.close_timeout seconds"
+    )]
+    NoMultipath,
+    #[error(
         "the sockets of the network namespace {inode} cannot be listed ({reason}): connections there are missing"
     )]
     NotListed { inode: u64, reason: String },

@@ -2,10 +2,11 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::ops::RangeInclusive;
+use std::time::{Duration, Instant};
 
 use super::conntrack::{Ends, Origin, Translations};
 use super::diag::Socket;
-use super::{CameThrough, Connection, State};
+use super::{Connection, Counted, State};
 
 /// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
 /// server that is about to stop no longer listens.
@@ -13,8 +14,11 @@ pub(super) type Memory = HashMap<(u64, u64), Known>;
 
 #[derive(Clone, Copy, Debug)]
 pub(super) struct Known {
-    pub(super) origin: Origin,
+    /// None where only the count in the kernel tells the client.
+    pub(super) origin: Option<Origin>,
     pub(super) local_port: u16,
+    /// When it was first seen.
+    pub(super) since: Instant,
 }
 
 /// A socket, and whose connection it is.
@@ -24,6 +28,8 @@ pub(super) struct Candidate {
     pub(super) socket: Socket,
     /// Whether the client opened it, as far as can be told.
     pub(super) is_incoming: bool,
+    /// Whether it is known only from the count in the kernel: to a guarded port, whichever that was.
+    pub(super) is_counted: bool,
 }
 
 /// A namespace, and what is known of its sockets.
@@ -31,7 +37,7 @@ pub(super) struct View<'a> {
     pub(super) namespace: u64,
     /// Whether it is that of the host itself.
     pub(super) is_host: bool,
-    pub(super) came_through: CameThrough<'a>,
+    pub(super) counted: &'a Counted<'a>,
     /// The ports that something listens on.
     pub(super) listening: &'a BTreeSet<u16>,
     pub(super) ephemeral: &'a RangeInclusive<u16>,
@@ -42,36 +48,53 @@ pub(super) struct View<'a> {
 impl Candidate {
     /// Whether a client opened it to one of these ports; every connection if there are none given.
     pub(super) fn is_wanted(&self, ports: Option<&BTreeSet<u16>>) -> bool {
-        ports.is_none_or(|ports| self.is_incoming && ports.contains(&self.connection.service_port))
+        ports.is_none_or(|ports| {
+            self.is_counted || self.is_incoming && ports.contains(&self.connection.service_port)
+        })
     }
 
     pub(super) const fn key(&self) -> (u64, u64) {
         (self.connection.namespace, self.connection.cookie)
     }
 
-    pub(super) const fn known(&self) -> Known {
+    pub(super) const fn known(&self, since: Instant) -> Known {
         let Connection { client, service_port: port, local, .. } = self.connection;
-        Known { origin: Origin { client, port }, local_port: local.port() }
+        let origin = if self.is_counted { None } else { Some(Origin { client, port }) };
+        Known { origin, local_port: local.port(), since }
     }
 }
 
 /// Whose connection a socket is; none of a client on loopback.
 pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
-    let Socket { local, peer, state, cookie, .. } = socket;
-    let remembered = || view.memory.get(&(view.namespace, cookie)).map(|known| known.origin);
+    let Socket { local, peer, state, cookie, silent, .. } = socket;
+    let silent = silent.map(|milliseconds| Duration::from_millis(milliseconds.into()));
+    let remembered = || view.memory.get(&(view.namespace, cookie)).and_then(|known| known.origin);
     let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
+    // What conntrack has forgotten, and no look has seen.
+    let counted = view.counted.connections.get(&cookie).filter(|_| known.is_none());
     // The kernel gives no connection going out a port that a server has bound. That leaves those that a server used to have.
     let looks_incoming = state == State::HalfOpen
         || view.listening.contains(&local.port())
         || !view.ephemeral.contains(&local.port());
     // Else it has nothing to do with the ports of this host.
-    let is_reached = || view.is_host || (view.came_through)(cookie);
-    let is_incoming = known.is_some() || looks_incoming && is_reached();
-    let Origin { client, port } = known.unwrap_or(Origin { client: peer, port: local.port() });
-    let connection =
-        Connection { client, service_port: port, local, state, namespace: view.namespace, cookie };
+    let is_reached = || view.is_host || (view.counted.came_through)(cookie);
+    let is_incoming = known.is_some() || counted.is_some() || looks_incoming && is_reached();
+    let own = Origin { client: counted.map_or(peer, |counted| counted.client), port: local.port() };
+    let Origin { client, port } = known.unwrap_or(own);
+    let seen = None;
+    let connection = Connection {
+        client,
+        service_port: port,
+        local,
+        state,
+        namespace: view.namespace,
+        cookie,
+        silent,
+        seen,
+    };
     let is_loopback = client.ip().is_loopback() || peer.ip().is_loopback();
-    (!is_loopback).then_some(Candidate { connection, socket, is_incoming })
+    let is_counted = counted.is_some();
+    (!is_loopback).then_some(Candidate { connection, socket, is_incoming, is_counted })
 }
 
 /// The local ports of all sockets whose clients asked for one of `ports`.
@@ -80,7 +103,8 @@ pub(super) fn local_ports(
     translations: &Translations,
     memory: &Memory,
 ) -> BTreeSet<u16> {
-    let remembered = memory.values().filter(|known| ports.contains(&known.origin.port));
+    let is_asked = |known: &&Known| known.origin.is_some_and(|origin| ports.contains(&origin.port));
+    let remembered = memory.values().filter(is_asked);
     let mut local = ports.clone();
     local.extend(translations.local_ports(ports));
     local.extend(remembered.map(|known| known.local_port));
@@ -105,8 +129,8 @@ mod tests {
         memory: &Memory,
     ) -> Option<Candidate> {
         let (listening, ephemeral) = (&listening.iter().copied().collect(), &(32768..=60999));
-        let (namespace, is_host, came_through) = (NAMESPACE, true, &|_| false);
-        let view = View { namespace, is_host, came_through, listening, ephemeral, translations, memory };
+        let (namespace, is_host, counted) = (NAMESPACE, true, &Counted::nothing(|_| false));
+        let view = View { namespace, is_host, counted, listening, ephemeral, translations, memory };
         candidate(socket.clone(), &view)
     }
 
@@ -148,7 +172,7 @@ mod tests {
             assert_eq!(candidate.connection.client, CLIENT.parse().unwrap());
             assert_eq!(candidate.connection.service_port, asked);
             // Conntrack forgets it, and the server stops listening.
-            let memory = Memory::from([(candidate.key(), candidate.known())]);
+            let memory = Memory::from([(candidate.key(), candidate.known(Instant::now()))]);
             let later = judge(&socket, &[], &Translations::default(), &memory).unwrap();
             assert_eq!(later.connection, candidate.connection);
             assert_eq!(later.is_wanted(Some(&ports)), expected, "{asked}, later");
@@ -175,8 +199,8 @@ mod tests {
         let locals = |translations: &Translations, memory: &Memory| local_ports(&ports, translations, memory);
         assert_eq!(locals(&asked("172.17.0.2:9000", 8000), &Memory::new()), BTreeSet::from([8000, 9000]));
         assert_eq!(locals(&asked("172.17.0.2:9000", 7000), &Memory::new()), ports);
-        let origin = Origin { client: CLIENT.parse().unwrap(), port: 8000 };
-        let memory = Memory::from([((1, 1), Known { origin, local_port: 9001 })]);
+        let origin = Some(Origin { client: CLIENT.parse().unwrap(), port: 8000 });
+        let memory = Memory::from([((1, 1), Known { origin, local_port: 9001, since: Instant::now() })]);
         assert_eq!(locals(&Translations::default(), &memory), BTreeSet::from([8000, 9001]));
     }
 }

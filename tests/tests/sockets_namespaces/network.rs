@@ -12,7 +12,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guard_tests::net::{Host, Network};
 use guard_tests::wait;
-use guard_userspace::sockets::{Connection, Listing, Note, Sockets};
+use guard_userspace::sockets::{Connection, Counted, Listing, Note, Sockets};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, socket};
@@ -111,7 +111,8 @@ impl Scene {
 
     /// The connections of this scene.
     pub(crate) fn list(&self, sockets: &mut Sockets, ports: &[u16]) -> Result<Vec<Connection>> {
-        let Listing { connections, notes, .. } = sockets.list(&ports.iter().copied().collect(), &|_| true)?;
+        let Listing { connections, notes, .. } =
+            sockets.list(&ports.iter().copied().collect(), &everyone())?;
         ensure!(notes.iter().all(is_of_this_machine), "{notes:?}");
         let hosts = [HOST, CLIENT, OTHER].map(|last| outside(self.number, last));
         let inside = [1, CONTAINER].map(|last| inside(self.number, last));
@@ -120,11 +121,20 @@ impl Scene {
     }
 }
 
+/// Where everybody came through the guard, which has counted nothing.
+pub(crate) fn everyone() -> Counted<'static> {
+    Counted::nothing(|_| true)
+}
+
 /// There may be processes that no other may look at, whatever its capabilities.
 pub(crate) fn is_of_this_machine(note: &Note) -> bool {
     match note {
         Note::HiddenProcesses { .. } => true,
-        Note::NotEntered { .. } | Note::NotListed { .. } | Note::NoTranslations { .. } => false,
+        Note::NotEntered { .. }
+        | Note::NotListed { .. }
+        | Note::NotVisited { .. }
+        | Note::NoMultipath
+        | Note::NoTranslations { .. } => false,
     }
 }
 

@@ -38,9 +38,9 @@ fn clients_are_seen_in_all_namespaces_under_ipv4_and_ipv6_addresses() -> Result<
         ensure!((found.local, found.service_port) == (*to, to.port()), "{name}: {found:?}");
         ensure!(found.state == State::Established && found.namespace == inode(host)?, "{name}: {found:?}");
     }
-    let everyone = sockets.list(&set(&[8000]), &|_| true)?.connections;
-    ensure!(everyone.iter().all(|found| !found.client.ip().is_loopback()), "{everyone:?}, {loopback:?}");
-    ensure!(sockets.list(&BTreeSet::new(), &|_| true)?.connections.is_empty(), "no ports, no connections");
+    let found = sockets.list(&set(&[8000]), &everyone())?.connections;
+    ensure!(found.iter().all(|found| !found.client.ip().is_loopback()), "{found:?}, {loopback:?}");
+    ensure!(sockets.list(&BTreeSet::new(), &everyone())?.connections.is_empty(), "no ports, no connections");
     // One port in each of many ranges, so many that the kernel gets no filter.
     let scattered: Vec<u16> = (0..400).map(|number| 8000 + 4 * number).collect();
     ensure!(scene.list(&mut sockets, &scattered)?.len() == 4);
@@ -73,7 +73,7 @@ fn states_are_told_apart() -> Result<()> {
         found == expected
     });
     ensure!(are_found, "{found:?} instead of {expected:?}");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone())?;
     ensure!(killed.sockets >= 4 && killed.failed.is_empty(), "{killed:?}");
     Ok(())
 }
@@ -92,7 +92,7 @@ fn connections_of_a_server_that_comes_later_and_stops_listening_are_seen() -> Re
     ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "servers that came later");
     drop(servers);
     ensure!(scene.list(&mut sockets, &[8000, 40000])?.len() == 2, "they no longer listen");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000, 40000])), &|_| true)?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000, 40000])), &everyone())?;
     ensure!(killed.sockets == 2 && pairs.iter_mut().all(Pair::is_reset), "{killed:?}");
     Ok(())
 }
@@ -103,12 +103,12 @@ fn a_namespace_that_ends_is_let_go_of() -> Result<()> {
     let mut sockets = sockets_of(&host)?;
     let server = listen(&container, 8000)?;
     let pair = Pair::open(&client, SocketAddr::new(inside(number, CONTAINER)[0], 8000), &server)?;
-    let (found, address) = (sockets.list(&set(&[8000]), &|_| true)?, pair.address()?);
+    let (found, address) = (sockets.list(&set(&[8000]), &everyone())?, pair.address()?);
     ensure!(found.connections.iter().any(|found| found.client == address), "{found:?}");
     // Its sockets keep a namespace alive, and so do those that guard has in it.
     drop((pair, server, container));
     let has_wire = || host.output("ip", &["link", "show", "dev", "to-container"]).is_ok_and(|(ok, _)| ok);
-    let gone = wait::within(PATIENCE, || sockets.list(&set(&[8000]), &|_| true).is_ok() && !has_wire());
+    let gone = wait::within(PATIENCE, || sockets.list(&set(&[8000]), &everyone()).is_ok() && !has_wire());
     ensure!(gone, "its interface is still there");
     drop(other);
     Ok(())
@@ -127,7 +127,7 @@ fn without_capabilities_the_own_namespace_is_seen_and_the_rest_is_said() -> Resu
         for capability in [Capability::CAP_SYS_ADMIN, Capability::CAP_SYS_PTRACE] {
             caps::drop(None, CapSet::Effective, capability)?;
         }
-        let listing = sockets.list(&set(&[8000]), &|_| true)?;
+        let listing = sockets.list(&set(&[8000]), &everyone())?;
         ensure!(listing.connections.iter().map(|found| found.client).eq([address]), "{listing:?}");
         let notes: Vec<_> = listing.notes.iter().map(Note::to_string).collect();
         for (note, capability) in notes.iter().zip(["CAP_SYS_PTRACE", "CAP_SYS_ADMIN"]) {
@@ -135,11 +135,11 @@ fn without_capabilities_the_own_namespace_is_seen_and_the_rest_is_said() -> Resu
         }
         ensure!(notes.len() == 2, "{notes:?}");
         caps::drop(None, CapSet::Effective, Capability::CAP_NET_ADMIN)?;
-        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
+        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone())?;
         let [failure] = killed.failed.as_slice() else { anyhow::bail!("{killed:?}") };
         ensure!(killed.sockets == 0 && failure.reason.contains("CAP_NET_ADMIN"), "{killed:?}");
         caps::raise(None, CapSet::Effective, Capability::CAP_NET_ADMIN)?;
-        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
+        let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone())?;
         ensure!(killed.sockets == 1 && killed.failed.is_empty(), "{killed:?}");
         Ok(())
     })?;
@@ -175,7 +175,7 @@ fn a_look_at_thousands_of_sockets_takes_as_much_for_each_as_one_at_hundreds() ->
     let many = look("ten times as many", COUNT)?;
     // What grows with the square takes a hundred times as much.
     ensure!(many < 30 * few, "{few:?} for {}, {many:?} for {COUNT}", COUNT / 10);
-    let (killed, took) = cpu_time::of(|| sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true))?;
+    let (killed, took) = cpu_time::of(|| sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone()))?;
     let killed = killed?;
     eprintln!("{} sockets ended in {took:?} of a CPU", killed.sockets);
     ensure!(killed.sockets == COUNT && killed.failed.is_empty(), "{killed:?}");

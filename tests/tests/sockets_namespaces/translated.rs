@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use anyhow::{Context, Result, ensure};
 use guard_tests::wait;
-use guard_userspace::sockets::{Connection, State};
+use guard_userspace::sockets::{Connection, Counted, State};
 
 use super::network::*;
 
@@ -40,7 +40,7 @@ fn a_published_port_is_the_one_that_the_client_asked_for() -> Result<()> {
         let found = found.with_context(|| format!("{asked} to {port} is missing: {found:#?}"))?;
         ensure!((found.service_port, found.local.port()) == (*asked, *port), "{found:?}");
     }
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&ports)), &|_| true)?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&ports)), &everyone())?;
     ensure!(killed.sockets == wanted.len() && killed.failed.is_empty(), "{killed:?}");
     ensure!(wanted.iter_mut().all(|(_, _, pair)| pair.is_reset()));
     ensure!(spared.iter_mut().all(Pair::goes_on));
@@ -54,20 +54,24 @@ fn containers_that_are_not_reached_through_this_host_are_left_alone() -> Result<
     let (here, there) = (listen(&scene.host, 8000)?, listen(&scene.container, 8000)?);
     let mut own = Pair::open(&scene.client, scene.host_at(0, 8000), &here)?;
     let mut routed = Pair::open(&scene.client, scene.container_at(0, 8000), &there)?;
-    let listing = sockets.list(&set(&[8000]), &|_| false)?;
+    let listing = sockets.list(&set(&[8000]), &Counted::nothing(|_| false))?;
     let is_listed = |pair: &Pair| -> Result<bool> {
         let address = pair.address()?;
         Ok(listing.connections.iter().any(|found| found.client == address))
     };
     ensure!(is_listed(&own)? && !is_listed(&routed)?, "{listing:?}");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| false)?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &Counted::nothing(|_| false))?;
     ensure!(killed.sockets == 1 && own.is_reset() && routed.goes_on(), "{killed:?}");
     let address = routed.address()?;
-    let all = sockets.list(&set(&[8000]), &|_| true)?;
+    let all = sockets.list(&set(&[8000]), &everyone())?;
     let of_container =
         all.connections.iter().find(|found| found.client == address).context("it is not listed")?;
     let came_in = of_container.cookie;
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|cookie| cookie == came_in)?;
+    let killed = sockets.kill(
+        &scene.prefixes(),
+        Some(&set(&[8000])),
+        &Counted::nothing(|cookie| cookie == came_in),
+    )?;
     ensure!(killed.sockets == 1 && routed.is_reset(), "{killed:?}");
     Ok(())
 }
@@ -93,7 +97,7 @@ fn what_conntrack_forgets_is_remembered() -> Result<()> {
     let after = scene.list(&mut sockets, &[8000])?;
     let expected = Connection { state: State::ClosedByPeer, ..before[0].clone() };
     ensure!(after == [expected], "{after:?}");
-    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &|_| true)?;
+    let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone())?;
     ensure!(killed.sockets == 1, "{killed:?}");
     ensure!(scene.list(&mut sockets, &[8000])?.is_empty());
     Ok(())

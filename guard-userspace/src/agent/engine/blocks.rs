@@ -37,8 +37,8 @@ impl Engine {
         let blocked = parts.register.block(parts.datapath.maps_mut(), blocks)?;
         self.count_blocks(&kernel.register);
         drop(kernel);
-        let killed = request.kill.then(|| self.kill_and_note(&nets, request.scope, &by)).transpose();
-        let (killed, not_killed) = killed.map_or_else(|why| (None, Some(why)), |killed| (killed, None));
+        let killed = request.kill.then(|| self.kill_and_note(&nets, request.scope, &by));
+        let (killed, not_killed) = killed.unwrap_or_default();
         Ok(BlockAnswer { blocked, killed, not_killed, skipped })
     }
 

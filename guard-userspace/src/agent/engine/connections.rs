@@ -14,7 +14,7 @@ use crate::agent::problems::Topic;
 use crate::blocks::Scope;
 use crate::config::{Policy, Protocol};
 use crate::connections::{self, Others, Reconciler, Repair, Room, Seen, SourceConnections, Totals};
-use crate::datapath::{CLIENTS_TABLE, Maps};
+use crate::datapath::CLIENTS_TABLE;
 use crate::limited::{self, Kind};
 use crate::network::Routes;
 use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
@@ -35,24 +35,18 @@ impl Watch {
         Ok(Self { sockets: Sockets::new()?, reconciler: Reconciler::default(), notes: Vec::new() })
     }
 
-    /// The connections to these ports, in every namespace.
-    fn list(&mut self, ports: &BTreeSet<u16>, maps: &Maps) -> Result<Listing> {
-        let listing = self.sockets.list(ports, &maps.came_through());
-        // A namespace lives for as long as it is held, and its owner may want to see it gone.
-        self.sockets.forget();
-        Ok(listing?)
-    }
-
     /// Leaves alone what exists, though nobody knows any longer to which port its client came: conntrack forgets a connection that is
     /// silent for long.
-    fn spare_existing(&mut self, repair: &mut Repair) -> Result<()> {
-        let closes = |correction: &Correction| matches!(correction, Correction::Close { .. });
-        if !repair.corrections.iter().any(closes) {
+    fn spare_existing(&mut self, repair: &mut Repair, tracked: &HashMap<u64, Tracked>) -> Result<()> {
+        let closed = |correction: &Correction| match correction {
+            Correction::Close { cookie } => tracked.get(cookie).map(|tracked| tracked.namespace.into()),
+            Correction::Open { .. } | Correction::Add { .. } | Correction::Mark { .. } => None,
+        };
+        let namespaces: BTreeSet<u64> = repair.corrections.iter().filter_map(closed).collect();
+        if namespaces.is_empty() {
             return Ok(());
         }
-        let listing = self.sockets.list_all();
-        self.sockets.forget();
-        let listing = listing?;
+        let listing = self.sockets.list_all(&namespaces)?;
         let existing: HashSet<u64> = listing.connections.iter().map(|existing| existing.cookie).collect();
         let is_complete = others(&listing.notes) != Others::Unread;
         repair.spare(|cookie| !is_complete || existing.contains(&cookie));
@@ -89,7 +83,8 @@ impl Engine {
         let open: Vec<_> = counts_after.iter().map(|(source, count)| (*source, count.open())).collect();
         let counts_after = counts_after.into_iter().collect();
         let totals = connections::totals(open.iter().copied());
-        let listing = watch.list(&ports, &self.maps)?;
+        let counted = connections::counted(&self.maps, tracked.clone());
+        let listing = watch.sockets.list(&ports, &counted)?;
         let mut sockets = self.tracked_of(&listing, &tracked);
         let (connections, sources) = self.maps.room_for_connections()?;
         let room = Room { connections: connections as usize, sources: sources as usize };
@@ -98,7 +93,7 @@ impl Engine {
         let others = others(&listing.notes);
         let seen = Seen { counts, tracked, counts_after, sockets, room, namespaces, others };
         let mut repair = watch.reconciler.compare(&seen);
-        watch.spare_existing(&mut repair)?;
+        watch.spare_existing(&mut repair, &seen.tracked)?;
         if watch.notes != listing.notes {
             listing.notes.iter().for_each(|note| info!("{note}"));
             watch.notes = listing.notes;
@@ -134,7 +129,10 @@ impl Engine {
     /// When the sockets or the maps cannot be read.
     pub fn connections(&self) -> Result<Vec<SourceConnections>> {
         let ports = self.guarded_ports();
-        let listing = begun(&mut lock(&self.watch), Watch::begin)?.list(&ports, &self.maps)?;
+        let counted = connections::counted(&self.maps, self.maps.tracked()?);
+        let mut held = lock(&self.watch);
+        let listing = begun(&mut held, Watch::begin)?.sockets.list_with_silence(&ports, &counted)?;
+        drop(held);
         Ok(connections::by_source(&self.maps, &listing)?)
     }
 
@@ -151,22 +149,22 @@ impl Engine {
         Ok(lock(&self.connection_totals).clone())
     }
 
-    /// Ends the connections of these networks, to guarded ports or all of them. Returns how many.
+    /// Ends the connections of these networks, to guarded ports or all of them.
     ///
     /// # Errors
     /// When the sockets cannot be listed.
-    pub(super) fn kill(&self, nets: &[IpNet], scope: Scope) -> Result<usize> {
+    pub(super) fn kill(&self, nets: &[IpNet], scope: Scope) -> Result<Killed> {
         let guarded = self.guarded_ports();
         let ports = match scope {
             Scope::Host => None,
             Scope::Services => Some(&guarded),
         };
+        let counted = connections::counted(&self.maps, self.maps.tracked()?);
         let mut killer = lock(&self.killer);
-        let sockets = begun(&mut killer, Sockets::new)?;
-        let killed = sockets.kill(nets, ports, &self.maps.came_through());
-        sockets.forget();
+        let killed = begun(&mut killer, Sockets::new)?.kill(nets, ports, &counted)?;
         drop(killer);
-        Ok(self.count_killed(killed?))
+        self.count_killed(&killed);
+        Ok(killed)
     }
 
     /// Ends connections that their sources opened past `max_connections`: handshakes that are under way at the same time are let through all
@@ -174,13 +172,16 @@ impl Engine {
     pub fn take_surplus(&self, opened: &[Surplus]) {
         let mut by_source: HashMap<SourceKey, (u64, Vec<u64>)> = HashMap::new();
         let mut cookies = HashSet::new();
+        let mut tracked = HashMap::new();
         for Surplus { cookie, no_room } in opened {
             if *no_room != 0 {
                 cookies.insert(*cookie);
                 continue;
             }
             // One that has ended since is not there any longer.
-            let Some(Tracked { source, flow, marks, .. }) = self.maps.tracked_by(*cookie) else { continue };
+            let Some(of) = self.maps.tracked_by(*cookie) else { continue };
+            tracked.insert(*cookie, of);
+            let Tracked { source, flow, marks, .. } = of;
             // What the client has closed is not held against it.
             if !marks.counts() {
                 continue;
@@ -198,38 +199,35 @@ impl Engine {
             return;
         }
         let ports = self.guarded_ports();
+        let counted = connections::counted(&self.maps, tracked);
         let mut killer = lock(&self.killer);
-        let killed = begun(&mut killer, Sockets::new).and_then(|sockets| {
-            let killed = sockets.kill_these(&cookies, &ports, &self.maps.came_through());
-            sockets.forget();
-            killed
-        });
+        let killed = begun(&mut killer, Sockets::new)
+            .and_then(|sockets| sockets.kill_these(&cookies, &ports, &counted));
         drop(killer);
-        match killed.map(|killed| self.count_killed(killed)) {
-            Ok(0) => {}
-            Ok(closed) => limited::info(Kind::Surplus, || {
-                format!("{closed} connections over max_connections were closed")
-            }),
+        match killed {
+            Ok(killed) => {
+                self.count_killed(&killed);
+                if killed.sockets > 0 {
+                    let closed = killed.sockets;
+                    limited::info(Kind::Surplus, || {
+                        format!("{closed} connections over max_connections were closed")
+                    });
+                }
+            }
             Err(error) => {
                 limited::warn(Kind::NotSurplus, || format!("connections over max_connections go on: {error}"))
             }
         }
     }
 
-    /// Returns how many were ended.
-    fn count_killed(&self, killed: Killed) -> usize {
-        let Killed { sockets, failed, notes } = killed;
-        self.killed.fetch_add(sockets as u64, Ordering::Relaxed);
-        for note in &notes {
+    fn count_killed(&self, killed: &Killed) {
+        self.killed.fetch_add(killed.sockets as u64, Ordering::Relaxed);
+        for note in &killed.notes {
             limited::warn(Kind::GoOn, || note.to_string());
         }
-        if let Some(first) = failed.first() {
-            let (count, connection) = (failed.len(), &first.connection);
-            limited::warn(Kind::GoOn, || {
-                format!("{count} connections go on, such as that of {}: {}", connection.client, first.reason)
-            });
+        if let Some(left) = killed.left() {
+            limited::warn(Kind::GoOn, || left);
         }
-        sockets
     }
 
     /// The TCP ports of the live policy.
@@ -309,7 +307,8 @@ fn others(notes: &[Note]) -> Others {
     let of = |note: &Note| match note {
         Note::HiddenProcesses { .. } => Others::Hidden,
         Note::NotEntered { .. } | Note::NotListed { .. } => Others::Unread,
-        Note::NoTranslations { .. } => Others::Gone,
+        // Where connections are counted is looked at in any case.
+        Note::NotVisited { .. } | Note::NoTranslations { .. } | Note::NoMultipath => Others::Gone,
     };
     notes.iter().map(of).max().unwrap_or_default()
 }

@@ -199,28 +199,40 @@ impl Engine {
         self.problems.set_for(Topic::NotBlocked, problem, Self::NOT_BLOCKED_FOR);
     }
 
-    /// Ends connections and notes in the audit log how many. Returns that, or why not.
+    /// Ends connections and notes in the audit log how many. Returns that, and why connections go on, if some do.
     pub(super) fn kill_and_note(
         &self,
         nets: &[IpNet],
         scope: blocks::Scope,
         by: &str,
-    ) -> Result<usize, String> {
+    ) -> (Option<usize>, Option<String>) {
         let killed = self.kill(nets, scope).map_err(|error| format!("{error:#}"));
         let net = if let [net] = nets { Some(*net) } else { None };
-        let outcome = killed.clone().map(|sockets| Some(json!({ "sockets": sockets })));
+        let outcome = match &killed {
+            Ok(killed) => match killed.left() {
+                None => Ok(Some(json!({ "sockets": killed.sockets }))),
+                Some(left) => Err(format!("{} closed; {left}", killed.sockets)),
+            },
+            Err(why) => Err(why.clone()),
+        };
         let event = event_of(Action::Kill, by, outcome);
         self.kernel().register.record(crate::ledger::Event { net, ..event });
-        match &killed {
-            Ok(0) => {}
-            Ok(sockets) => limited::info(limited::Kind::Killed, || {
-                format!("{sockets} connections of {} were closed", named(nets))
-            }),
-            Err(why) => limited::warn(limited::Kind::NotKilled, || {
-                format!("the connections of {} go on: {why}", named(nets))
-            }),
+        match killed {
+            Ok(killed) => {
+                if killed.sockets > 0 {
+                    limited::info(limited::Kind::Killed, || {
+                        format!("{} connections of {} were closed", killed.sockets, named(nets))
+                    });
+                }
+                (Some(killed.sockets), killed.left())
+            }
+            Err(why) => {
+                limited::warn(limited::Kind::NotKilled, || {
+                    format!("the connections of {} go on: {why}", named(nets))
+                });
+                (None, Some(why))
+            }
         }
-        killed
     }
 
     pub(super) fn services_by_id(&self) -> BTreeMap<ServiceId, String> {
