@@ -56,7 +56,12 @@ fn leaks_and_vanished_clients_are_told_from_those_at_work() -> Result<()> {
                 thread::sleep(Duration::from_millis(20));
             }
         });
-        scope.spawn(|| while !stop.load(Ordering::Relaxed) && busy.read(&mut [0; 100]).is_ok() {});
+        scope.spawn(|| {
+            let mut buffer = [0; 100];
+            while !stop.load(Ordering::Relaxed) && busy.read(&mut buffer).is_ok() {
+                thread::yield_now();
+            }
+        });
         let checked = check(&guard);
         stop.store(true, Ordering::Relaxed);
         checked
