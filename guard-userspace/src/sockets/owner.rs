@@ -3,7 +3,7 @@
 //! The kernel knows no order to destroy such a socket. It takes one from whoever has the socket open: to connect to no address
 //! (`AF_UNSPEC`) ends the connection, tells the client so, and every call of the server's process on it fails. So guard borrows the
 //! descriptor of the process that has it open (pidfd_getfd(2)), checks by the token that it is the one that is meant, and gives it back.
-//! See `docs/decisions/0031-multipath-tcp.md`.
+//! See `docs/decisions/0017-multipath-tcp.md`.
 #![expect(unsafe_code, reason = "neither the standard library nor nix has these system calls")]
 
 use std::fs;
