@@ -6,7 +6,7 @@ use std::time::Duration;
 use anyhow::{Context, Result};
 use guard_tests::guard::Guard;
 use guard_tests::net::{Host, Running};
-use guard_tests::scene::{ALLOW, SERVER, Scene};
+use guard_tests::scene::{ALLOW, CLIENT, SERVER, STRANGER, Scene};
 use guard_tests::wait;
 
 const PATIENCE: Duration = Duration::from_secs(30);
@@ -79,7 +79,12 @@ fn only_what_is_for_the_destinations_is_judged(mode: &str) -> Result<()> {
     }
     drop(guard);
     let named = format!("destinations = [\"{}\", \"{}\"]\n", SERVER[0], SERVER[1]);
-    let _guard = Guard::start(&scene.server, &policy(mode, &named))?;
+    let guard = Guard::start(&scene.server, &policy(mode, &named))?;
+    for (source, verdict) in [(STRANGER[0], "DROP, not_allowed"), (CLIENT[1], "PASS, allowed")] {
+        let (code, said, stderr) = guard.output(&["explain", source])?;
+        assert!(said.contains(verdict) && code == Some(0), "{source}: {said}{stderr}");
+        assert!(said.contains("at its `destinations` only"), "{said}");
+    }
     for address in GUEST {
         assert!(reaches(&scene.stranger, address), "{mode}: a stranger reaches the guest at {address}");
     }

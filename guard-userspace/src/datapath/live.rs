@@ -77,17 +77,9 @@ impl Tables for Live<'_> {
         self.entry("SERVICES", slot.index() * ServiceId::COUNT + u32::from(id.get()))
     }
 
-    fn is_destination(&self, slot: Slot, id: ServiceId, address: Address) -> bool {
-        match address.family() {
-            Family::V4(bytes) => {
-                let key = Key::new(SERVICE_BITS + 32, RuleKeyV4::of_destination(id, bytes));
-                self.rules("RULES_V4", slot, &key).is_some()
-            }
-            Family::V6(bytes) => {
-                let key = Key::new(SERVICE_BITS + 128, RuleKeyV6::of_destination(id, bytes));
-                self.rules("RULES_V6", slot, &key).is_some()
-            }
-        }
+    /// A question names a service and no address of it: it is about a packet to one of the destinations, whichever that is.
+    fn is_destination(&self, _: Slot, _: ServiceId, _: Address) -> bool {
+        true
     }
 
     fn rule(&self, slot: Slot, id: ServiceId, source: Address) -> Option<Rule> {

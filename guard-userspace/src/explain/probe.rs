@@ -11,7 +11,8 @@ const ETHERTYPE_IPV6: [u8; 2] = [0x86, 0xdd];
 const TCP: u8 = 6;
 const UDP: u8 = 17;
 
-/// Ethernet, IP and a TCP SYN or an empty UDP datagram. The decision looks at no checksum, destination address or source port; they are 0.
+/// Ethernet, IP and a TCP SYN or an empty UDP datagram. The decision looks at no checksum or source port; they are 0, and so
+/// is the destination: see `is_destination` of the tables that are asked.
 pub(super) fn frame(question: &Question) -> Vec<u8> {
     let transport = transport(question.protocol, question.port);
     let protocol = match question.protocol {

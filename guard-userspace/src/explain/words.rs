@@ -86,7 +86,13 @@ impl<T: Tables> Told<'_, T> {
     fn service(&self, id: Option<ServiceId>) -> String {
         let port = format!("{} port {}", protocol(self.question.protocol), self.question.port);
         match id.and_then(|id| self.names.get(&id)) {
-            Some(name) => format!("{port} is guarded as {name:?}"),
+            Some(name) => {
+                let slot = self.tables.epoch().live(|| self.now);
+                let service = id.and_then(|id| self.tables.service(slot, id));
+                let named = service.is_some_and(|service| service.has_destinations());
+                let to = if named { ", at its `destinations` only" } else { "" };
+                format!("{port} is guarded as {name:?}{to}")
+            }
             None => format!("{port} is not guarded"),
         }
     }
