@@ -1,7 +1,8 @@
 //! What is held against a source, and what is not: what the policy lets in, what a local user makes up, what the client has closed.
 
 use std::io::{Read, Write};
-use std::net::{SocketAddr, TcpStream};
+use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
@@ -171,6 +172,44 @@ fn what_the_client_has_closed_is_not_held_against_it() -> Result<()> {
         ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
         server.signal(Signal::SIGCONT)?;
         ensure!(server.has(0, PATIENCE), "the server goes on");
+        Ok(())
+    })
+}
+
+/// The server streams on to a client that has closed only its own direction.
+#[test]
+fn a_client_that_closes_one_direction_keeps_its_place() -> Result<()> {
+    const MOST: usize = 3;
+    let scene = Scene::new()?;
+    let listener = scene.server.enter(|| Ok(TcpListener::bind("0.0.0.0:8000")?))?;
+    let more = format!("limits = \"few\"\n[limits.few]\nmax_connections = {MOST}\n");
+    let guard = Guard::start(&scene.server, &policy(&more))?;
+    let clients = connect(&scene.client, SERVER[0], MOST)?;
+    let mut servers = clients.iter().map(|_| Ok(listener.accept()?.0)).collect::<Result<Vec<_>>>()?;
+    for client in &clients {
+        client.set_read_timeout(Some(PATIENCE))?;
+        client.shutdown(Shutdown::Write)?;
+    }
+    let stop = AtomicBool::new(false);
+    thread::scope(|scope| {
+        for server in &mut servers {
+            scope.spawn(|| {
+                while !stop.load(Ordering::Relaxed) && server.write_all(b"x").is_ok() {
+                    thread::sleep(Duration::from_millis(20));
+                }
+            });
+        }
+        for mut client in &clients {
+            scope.spawn(move || while client.read(&mut [0; 100]).is_ok_and(|read| read > 0) {});
+        }
+        let gauge = format!("guard_connections{{service=\"web\"}} {MOST}\n");
+        let counted = wait::within(2 * COMPARISONS, || guard.metrics().is_ok_and(|all| all.contains(&gauge)));
+        let refused = connect(&scene.client, SERVER[0], 1).is_err();
+        stop.store(true, Ordering::Relaxed);
+        clients.iter().try_for_each(|client| client.shutdown(Shutdown::Read))?;
+        ensure!(counted, "{}", json(&guard, &["connections"])?);
+        ensure!(refused, "one more came in");
+        ensure!(guard.metrics()?.contains("guard_connection_drift_total 0\n"), "{}", guard.metrics()?);
         Ok(())
     })
 }

@@ -20,6 +20,8 @@ pub struct Seen {
     pub counts_after: HashMap<SourceKey, OpenCount>,
     /// The sockets that exist, by their cookies, as they would be counted.
     pub sockets: HashMap<u64, Tracked>,
+    /// How many bytes the client has acknowledged, of connections that it has closed.
+    pub acknowledged: HashMap<u64, u64>,
     pub room: Room,
     /// The network namespaces that they are from.
     pub namespaces: HashSet<u32>,
@@ -75,6 +77,8 @@ pub struct Reconciler {
     gone: HashSet<u64>,
     /// Connections that their client has closed, and that are counted as if it had not.
     left: HashSet<u64>,
+    /// See [`Seen::acknowledged`].
+    acknowledged: HashMap<u64, u64>,
     /// Connections that are counted under another source than they belong to now.
     moved: HashMap<u64, SourceKey>,
     differences: HashMap<SourceKey, Difference>,
@@ -154,6 +158,10 @@ impl Reconciler {
         repair.drift += closed.len() as u64;
         let marks = Marks(Marks::CLOSED_BY_CLIENT);
         repair.corrections.extend(closed.into_iter().map(|cookie| Correction::Mark { cookie, marks }));
+        // Nothing was counted wrongly: until now it looked as if the client had gone.
+        let marks = Marks(Marks::SERVED);
+        let served = self.served(seen).into_iter();
+        repair.corrections.extend(served.map(|cookie| Correction::Mark { cookie, marks }));
 
         let differences = differences(seen);
         for (source, difference) in &differences {
@@ -171,8 +179,30 @@ impl Reconciler {
         let counted: HashSet<u32> = seen.tracked.values().map(|tracked| tracked.namespace).collect();
         known.retain(|namespace| counted.contains(namespace));
         known.extend(&seen.namespaces);
-        *self = Self { begun: true, known, missing, without_room, gone, left, moved, differences, idle };
+        let acknowledged = seen.acknowledged.clone();
+        *self = Self {
+            begun: true,
+            known,
+            missing,
+            without_room,
+            gone,
+            left,
+            acknowledged,
+            moved,
+            differences,
+            idle,
+        };
         repair
+    }
+
+    /// Connections that their client has closed, and on which it has acknowledged more since the round before: the server works for it.
+    fn served(&self, seen: &Seen) -> Vec<u64> {
+        let has_more =
+            |(cookie, now): &(&u64, &u64)| self.acknowledged.get(cookie).is_some_and(|then| then < now);
+        let mut served: Vec<u64> =
+            seen.acknowledged.iter().filter(has_more).map(|(cookie, _)| *cookie).collect();
+        served.sort_unstable();
+        served
     }
 }
 

@@ -21,9 +21,12 @@ const ULP_MPTCP: u16 = 3;
 const LOCAL_TOKEN: u16 = 2;
 /// `tcpi_last_data_recv` and, behind it, `tcpi_last_ack_recv` in `tcp_info` (linux/tcp.h).
 const LAST_HEARD: usize = 52;
-/// `mptcpi_token`, and `mptcpi_last_data_recv` with `mptcpi_last_ack_recv` behind it, in `mptcp_info` (linux/mptcp.h; the latter
-/// since 6.10).
+/// `tcpi_bytes_acked` (linux/tcp.h).
+const ACKNOWLEDGED: usize = 120;
+/// `mptcpi_token`, `mptcpi_bytes_acked`, and `mptcpi_last_data_recv` with `mptcpi_last_ack_recv` behind it, in `mptcp_info`
+/// (linux/mptcp.h; the second since 6.5, the latter since 6.10).
 const TOKEN: usize = 12;
+const ABOVE_ACKNOWLEDGED: usize = 72;
 const ABOVE_LAST_HEARD: usize = 88;
 
 /// What is said of a socket besides. Which of it holds depends on the protocol that was asked for.
@@ -37,6 +40,10 @@ pub(super) struct Attributes {
     pub(super) silent: Option<u32>,
     /// The same of a socket of Multipath TCP.
     pub(super) above_silent: Option<u32>,
+    /// How many bytes the peer of a socket of TCP has acknowledged.
+    pub(super) acknowledged: Option<u64>,
+    /// The same of a socket of Multipath TCP.
+    pub(super) above_acknowledged: Option<u64>,
 }
 
 /// A socket, if it is one with a peer.
@@ -47,7 +54,17 @@ pub(super) fn read(answer: &[u8]) -> io::Result<(Option<Socket>, Attributes)> {
     let inode = head.last_chunk().map_or(0, |inode| u32::from_ne_bytes(*inode));
     let name = Name { family, id: id(head) };
     let state = named(state).filter(|_| timer != STUB);
-    let socket = |state| Socket { local, peer, state, cookie, inode, silent: None, kind: Kind::Tcp, name };
+    let socket = |state| Socket {
+        local,
+        peer,
+        state,
+        cookie,
+        inode,
+        silent: None,
+        acknowledged: None,
+        kind: Kind::Tcp,
+        name,
+    };
     Ok((state.map(socket), read_attributes(rest)?))
 }
 
@@ -77,6 +94,8 @@ fn read_attributes(bytes: &[u8]) -> io::Result<Attributes> {
                 read.token = word(info, TOKEN);
                 read.silent = heard(info, LAST_HEARD);
                 read.above_silent = heard(info, ABOVE_LAST_HEARD);
+                read.acknowledged = long(info, ACKNOWLEDGED);
+                read.above_acknowledged = long(info, ABOVE_ACKNOWLEDGED);
             }
             ULP => read.subflow_of = subflow_of(attribute.value())?,
             _ => {}
@@ -107,6 +126,10 @@ fn heard(info: &[u8], at: usize) -> Option<u32> {
 
 fn word(bytes: &[u8], at: usize) -> Option<u32> {
     bytes.get(at..)?.first_chunk().map(|word| u32::from_ne_bytes(*word))
+}
+
+fn long(bytes: &[u8], at: usize) -> Option<u64> {
+    bytes.get(at..)?.first_chunk().map(|long| u64::from_ne_bytes(*long))
 }
 
 const fn named(state: u8) -> Option<State> {
@@ -237,12 +260,20 @@ mod tests {
         };
         let subflow = nested(ULP_MPTCP | 1 << 15, &nested(LOCAL_TOKEN, &5_u32.to_ne_bytes()));
         let tcp = with(&[(INFO, &words(70)), (ULP, &subflow)]);
-        assert_eq!(
-            tcp,
-            Attributes { token: Some(12), subflow_of: Some(5), silent: Some(52), above_silent: Some(88) }
-        );
+        let long = |at: u64| {
+            Some(if cfg!(target_endian = "little") { at | (at + 4) << 32 } else { at << 32 | (at + 4) })
+        };
+        let expected = Attributes {
+            token: Some(12),
+            subflow_of: Some(5),
+            silent: Some(52),
+            above_silent: Some(88),
+            acknowledged: long(120),
+            above_acknowledged: long(72),
+        };
+        assert_eq!(tcp, expected);
         let old = with(&[(INFO, &words(20))]);
-        assert_eq!((old.silent, old.above_silent), (Some(52), None));
+        assert_eq!((old.silent, old.above_silent, old.acknowledged), (Some(52), None, None));
         assert_eq!(with(&[(ULP, &nested(1, b"tls\0"))]), Attributes::default());
         assert_eq!(with(&[]), Attributes::default());
     }

@@ -59,6 +59,8 @@ pub(super) struct Socket {
     pub(super) inode: u32,
     /// For how long nothing has come from the peer, in milliseconds, as far as the kernel tells.
     pub(super) silent: Option<u32>,
+    /// How many bytes the peer has acknowledged, as far as the kernel tells.
+    pub(super) acknowledged: Option<u64>,
     pub(super) kind: Kind,
     pub(super) name: Name,
 }
@@ -74,8 +76,8 @@ pub(super) enum Kind {
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Detail {
     Little,
-    /// For how long peers have been silent.
-    Silence,
+    /// For how long peers have been silent, and how much they have acknowledged.
+    Full,
 }
 
 /// The connections that the program of `filter` accepts, or all. The kernel looks through the connections of all namespaces.
@@ -92,7 +94,7 @@ pub(super) fn connected(
     let mut sockets = Vec::new();
     // Which connection a subflow belongs to is in the details only.
     let is_needed = above.as_ref().is_some_and(|above| !above.is_empty());
-    let detail = if is_needed || detail == Detail::Silence { INFO } else { 0 };
+    let detail = if is_needed || detail == Detail::Full { INFO } else { 0 };
     list(channel, Protocol::Tcp, &CONNECTED, filter, detail, |answer| {
         let (socket, attributes) = answer::read(answer)?;
         match above.as_mut().zip(attributes.subflow_of) {
@@ -100,7 +102,11 @@ pub(super) fn connected(
                 // One that is missing has been made since.
                 above.entry(token).and_modify(|above| above.add_subflow(socket, attributes.silent));
             }
-            None => sockets.extend(socket.map(|socket| Socket { silent: attributes.silent, ..socket })),
+            None => sockets.extend(socket.map(|socket| Socket {
+                silent: attributes.silent,
+                acknowledged: attributes.acknowledged,
+                ..socket
+            })),
         }
         Ok(())
     })?;
@@ -113,10 +119,10 @@ fn above(channel: &mut Channel, filter: Option<&[u8]>) -> io::Result<Option<Hash
     let mut above = HashMap::new();
     let listed = list(channel, Protocol::Multipath, &CONNECTED, filter, INFO, |answer| {
         let (socket, attributes) = answer::read(answer)?;
-        let silent = attributes.above_silent;
+        let (silent, acknowledged) = (attributes.above_silent, attributes.above_acknowledged);
         if let (Some(token), Some(socket)) = (attributes.token, socket) {
             let (kind, cookie) = (Kind::Multipath(Vec::new()), track::multipath(token));
-            above.insert(token, Socket { kind, cookie, silent, ..socket });
+            above.insert(token, Socket { kind, cookie, silent, acknowledged, ..socket });
         }
         Ok(())
     });
@@ -209,7 +215,17 @@ impl Socket {
     #[cfg(test)]
     pub(super) const fn example(local: SocketAddr, peer: SocketAddr, state: State) -> Self {
         let name = Name { family: AF_INET, id: [0; ID] };
-        Self { local, peer, state, cookie: 1, inode: 7, silent: None, kind: Kind::Tcp, name }
+        Self {
+            local,
+            peer,
+            state,
+            cookie: 1,
+            inode: 7,
+            silent: None,
+            acknowledged: None,
+            kind: Kind::Tcp,
+            name,
+        }
     }
 }
 

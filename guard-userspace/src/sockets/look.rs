@@ -153,7 +153,7 @@ impl Sockets {
         if let Some(local) = local {
             remember(&mut self.memory, local, &looked_through, &found);
         }
-        if detail == Detail::Silence {
+        if detail == Detail::Full {
             for (key, found) in &mut found {
                 found.connection.seen = self.memory.get(key).map(|known| known.since.elapsed());
             }

@@ -83,9 +83,11 @@ pub struct Connection {
     pub namespace: u64,
     /// With the namespace, tells this socket from all others of this boot.
     pub cookie: u64,
-    /// For how long nothing has come from the client, where that was asked for and the kernel tells.
+    /// For how long nothing has come from the client, where details were asked for and the kernel tells.
     pub silent: Option<Duration>,
-    /// For how long it has been seen, where silence was asked for.
+    /// How many bytes the client has acknowledged, where details were asked for.
+    pub acknowledged: Option<u64>,
+    /// For how long it has been seen, where details were asked for.
     pub seen: Option<Duration>,
 }
 
@@ -196,16 +198,16 @@ impl Sockets {
         self.list_with(ports, counted, Detail::Little)
     }
 
-    /// The same, and for how long each client has been silent.
+    /// The same, with how long each client has been silent and how much it has acknowledged.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list_with_silence(
+    pub fn list_with_details(
         &mut self,
         ports: &BTreeSet<u16>,
         counted: &Counted<'_>,
     ) -> Result<Listing, Error> {
-        self.list_with(ports, counted, Detail::Silence)
+        self.list_with(ports, counted, Detail::Full)
     }
 
     fn list_with(

@@ -66,7 +66,7 @@ impl Candidate {
 
 /// Whose connection a socket is; none of a client on loopback.
 pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
-    let Socket { local, peer, state, cookie, silent, .. } = socket;
+    let Socket { local, peer, state, cookie, silent, acknowledged, .. } = socket;
     let silent = silent.map(|milliseconds| Duration::from_millis(milliseconds.into()));
     let remembered = || view.memory.get(&(view.namespace, cookie)).and_then(|known| known.origin);
     let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
@@ -90,6 +90,7 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
         namespace: view.namespace,
         cookie,
         silent,
+        acknowledged,
         seen,
     };
     let is_loopback = client.ip().is_loopback() || peer.ip().is_loopback();

@@ -84,14 +84,21 @@ impl Engine {
         let counts_after = counts_after.into_iter().collect();
         let totals = connections::totals(open.iter().copied());
         let counted = connections::counted(&self.maps, tracked.clone());
-        let listing = watch.sockets.list(&ports, &counted)?;
+        // Details cost the kernel some more for each socket.
+        let is_any_closed = tracked.values().any(|tracked| !tracked.marks.counts());
+        let listing = if is_any_closed {
+            watch.sockets.list_with_details(&ports, &counted)?
+        } else {
+            watch.sockets.list(&ports, &counted)?
+        };
+        let acknowledged = acknowledged(&listing, &tracked);
         let mut sockets = self.tracked_of(&listing, &tracked);
         let (connections, sources) = self.maps.room_for_connections()?;
         let room = Room { connections: connections as usize, sources: sources as usize };
         leave_out_strangers(&mut sockets, &tracked, &interfaces)?;
         let namespaces = listing.namespaces.iter().map(|inode| inode_number(*inode)).collect();
         let others = others(&listing.notes);
-        let seen = Seen { counts, tracked, counts_after, sockets, room, namespaces, others };
+        let seen = Seen { counts, tracked, counts_after, sockets, acknowledged, room, namespaces, others };
         let mut repair = watch.reconciler.compare(&seen);
         watch.spare_existing(&mut repair, &seen.tracked)?;
         if watch.notes != listing.notes {
@@ -131,7 +138,7 @@ impl Engine {
         let ports = self.guarded_ports();
         let counted = connections::counted(&self.maps, self.maps.tracked()?);
         let mut held = lock(&self.watch);
-        let listing = begun(&mut held, Watch::begin)?.sockets.list_with_silence(&ports, &counted)?;
+        let listing = begun(&mut held, Watch::begin)?.sockets.list_with_details(&ports, &counted)?;
         drop(held);
         Ok(connections::by_source(&self.maps, &listing)?)
     }
@@ -275,6 +282,13 @@ impl Engine {
         );
         self.problems.set(Topic::NoRoom, problem);
     }
+}
+
+/// What clients have acknowledged that have closed their end of a connection.
+fn acknowledged(listing: &Listing, tracked: &HashMap<u64, Tracked>) -> HashMap<u64, u64> {
+    let is_closed = |cookie: &u64| tracked.get(cookie).is_some_and(|tracked| !tracked.marks.counts());
+    let closed = listing.connections.iter().filter(|connection| is_closed(&connection.cookie));
+    closed.filter_map(|connection| Some((connection.cookie, connection.acknowledged?))).collect()
 }
 
 /// What is made at its first use: what hinders it then is tried again at the next.

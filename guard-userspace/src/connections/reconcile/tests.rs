@@ -23,6 +23,7 @@ fn seen(counts: &[(u8, u32)], counted: &[(u64, u8)], sockets: &[(u64, u8)]) -> S
         counts,
         tracked: by_cookie(counted),
         sockets: by_cookie(sockets),
+        acknowledged: HashMap::new(),
         room: Room::default(),
         namespaces: HashSet::from([HOME]),
         others: Others::Gone,
@@ -183,5 +184,20 @@ fn what_the_client_has_closed_takes_no_place() {
     let right = closed(right, &mut |seen| &mut seen.sockets);
     for _ in 0..3 {
         assert_eq!(reconciler.compare(&right).corrections, []);
+    }
+}
+
+/// A server that stands still sends nothing, so what its clients have closed stays uncounted.
+#[test]
+fn a_connection_that_is_closed_on_one_side_and_served_takes_its_place_again() {
+    let mut round = seen(&[(1, 0)], &[(7, 1), (8, 1)], &[(7, 1), (8, 1)]);
+    let closed = |tracked: &mut Tracked| tracked.marks = Marks(Marks::CLOSED_BY_CLIENT);
+    round.tracked.values_mut().chain(round.sockets.values_mut()).for_each(closed);
+    let mut reconciler = Reconciler::default();
+    for (acknowledged, expected) in [(100, None), (100, None), (150, Some(7))] {
+        round.acknowledged = HashMap::from([(7, acknowledged), (8, 30)]);
+        let repair = reconciler.compare(&round);
+        let mark = expected.map(|cookie| Correction::Mark { cookie, marks: Marks(Marks::SERVED) });
+        assert_eq!((repair.drift, repair.corrections), (0, mark.into_iter().collect()), "{acknowledged}");
     }
 }
