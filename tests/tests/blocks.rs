@@ -387,6 +387,6 @@ fn no_gateway_of_any_route_is_blocked_by_mistake() -> Result<()> {
             "{gateway}: {code:?} {stderr}"
         );
     }
-    run(&guard, &["block", "10.77.9.9"])?;
+    run(&guard, &["block", "10.77.9.8"])?;
     Ok(())
 }
