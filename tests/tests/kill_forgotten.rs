@@ -12,7 +12,6 @@ use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
 use guard_tests::streams::connect;
 use guard_tests::wait;
 use guard_userspace::sockets::{Counted, Sockets};
-use serde_json::Value;
 
 const MANY: usize = 10;
 const PATIENCE: Duration = Duration::from_secs(20);
@@ -60,11 +59,6 @@ impl Leaked {
     }
 }
 
-fn counted(guard: &Guard<'_>) -> Result<u64> {
-    let list: Value = serde_json::from_str(&guard.output(&["connections", "--json"])?.1)?;
-    Ok(list.as_array().context("no list")?.iter().filter_map(|of| of["established"].as_u64()).sum())
-}
-
 fn listen(container: &Host) -> Result<TcpListener> {
     container.enter(|| TcpListener::bind("0.0.0.0:9000").context("cannot listen"))
 }
@@ -84,7 +78,6 @@ fn a_kill_ends_what_conntrack_has_forgotten() -> Result<()> {
     };
     let leaked = Leaked::open(&scene, &listener)?;
     ensure!(Leaked::are_forgotten(&scene), "conntrack keeps them");
-    ensure!(counted(&guard)? == MANY as u64, "{}", counted(&guard)?);
     kill(&guard, leaked, "an agent that saw them come")?;
 
     let leaked = Leaked::open(&scene, &listener)?;

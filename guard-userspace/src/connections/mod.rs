@@ -26,7 +26,7 @@ pub struct SourceConnections {
     /// An address, or the prefix that counts as one source.
     pub source: IpNet,
     pub service: String,
-    /// Connections that the server holds, until it lets go of them.
+    /// Connections that take one of the source's places, as the kernel counts them; see [`guard_common::abi::Marks::counts`].
     pub established: u64,
     /// Handshakes that were begun and not finished.
     pub half_open: u64,
