@@ -77,7 +77,7 @@ fn a_scrape_of_full_tables_costs_no_walk_through_them() -> Result<()> {
     Ok(())
 }
 
-/// The median: now and then the agent does something else meanwhile.
+/// The lower quartile: what the agent does besides, on a busy machine in most scrapes, only adds to it.
 fn cost_of_a_scrape(guard: &Guard<'_>) -> Result<Duration> {
     const SCRAPES: usize = 21;
     let cost = |_| -> Result<Duration> {
@@ -87,7 +87,7 @@ fn cost_of_a_scrape(guard: &Guard<'_>) -> Result<Duration> {
     };
     let mut spent = (0..SCRAPES).map(cost).collect::<Result<Vec<_>>>()?;
     spent.sort();
-    Ok(spent[SCRAPES / 2])
+    Ok(spent[SCRAPES / 4])
 }
 
 #[test]
