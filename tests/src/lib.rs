@@ -9,6 +9,7 @@
 //! | [`cpu`] | CPUs, and threads that stay on one |
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`crowd`] | network namespaces by the hundred, of a user without rights |
+//! | [`every_wire`] | a stranger on several wires, and what of it comes through on each |
 //! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`dashboard`] | what a dashboard asks of Prometheus |
@@ -41,6 +42,7 @@ pub mod cpu_time;
 pub mod crowd;
 pub mod dashboard;
 pub mod demo;
+pub mod every_wire;
 pub mod fence;
 pub mod guard;
 pub mod hidden;

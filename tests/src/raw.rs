@@ -45,7 +45,7 @@ pub(crate) fn packet_socket(host: &Host, protocol: u16) -> Result<OwnedFd> {
     })
 }
 
-fn link_address(index: u32, protocol: u16) -> Result<LinkAddr> {
+pub(crate) fn link_address(index: u32, protocol: u16) -> Result<LinkAddr> {
     let address = libc::sockaddr_ll {
         sll_family: libc::AF_PACKET as u16,
         sll_protocol: protocol.to_be(),
