@@ -59,9 +59,9 @@ impl Pins {
         &self.root
     }
 
-    /// Whether anything of guard is pinned here.
+    /// Whether anything of guard is pinned here. Where the kernel does not tell, something may be.
     pub fn exist(&self) -> bool {
-        self.root.exists()
+        self.root.try_exists().unwrap_or(true)
     }
 
     pub(super) fn link(&self, index: u32, mode: Mode) -> PathBuf {
@@ -92,8 +92,8 @@ impl Pins {
 
     /// Makes the directories, and mounts a BPF file system where there is none.
     pub(super) fn prepare(&self) -> Result<(), Error> {
-        let existing = self.root.ancestors().find(|path| path.exists()).unwrap_or(Path::new("/"));
-        if !is_bpffs(existing) {
+        // Where the kernel does not tell, nothing is mounted: another mount would hide the pins of every guard.
+        if !self.lie_in_bpffs()? {
             self.mount()?;
         }
         self.check_owner()?;
@@ -131,6 +131,17 @@ impl Pins {
                 Err((_, errno)) => return Err(failed(errno.into())),
             }
         }
+    }
+
+    /// Whether they are, or would be, in a BPF file system.
+    fn lie_in_bpffs(&self) -> Result<bool, Error> {
+        for path in self.root.ancestors() {
+            let failed = |source| Error::File { action: "cannot look at", path: path.into(), source };
+            if path.try_exists().map_err(failed)? {
+                return is_bpffs(path).map_err(failed);
+            }
+        }
+        Ok(false)
     }
 
     /// Many machines boot without a BPF file system; one that is mounted here lives until the next boot.
@@ -267,8 +278,8 @@ fn cut(pin: &Path) -> Result<(), Error> {
     }
 }
 
-fn is_bpffs(path: &Path) -> bool {
-    statfs(path).is_ok_and(|stat| stat.filesystem_type() == BPF_FS_MAGIC)
+fn is_bpffs(path: &Path) -> io::Result<bool> {
+    Ok(statfs(path)?.filesystem_type() == BPF_FS_MAGIC)
 }
 
 /// What lies in a directory; nothing if it does not exist.

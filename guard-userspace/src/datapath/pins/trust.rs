@@ -44,7 +44,11 @@ impl Pins {
     /// # Errors
     /// When the pins are not on a BPF file system, so nothing that lies there can be of guard.
     pub(super) fn require_bpffs(&self) -> Result<(), Error> {
-        if is_bpffs(&self.root) { Ok(()) } else { Err(Error::NotBpfFs(self.root.clone())) }
+        match is_bpffs(&self.root) {
+            Ok(true) => Ok(()),
+            Ok(false) => Err(Error::NotBpfFs(self.root.clone())),
+            Err(source) => Err(Error::File { action: "cannot look at", path: self.root.clone(), source }),
+        }
     }
 }
 
