@@ -62,6 +62,11 @@ impl Record {
         written
     }
 
+    /// Closes the file, which brings all that was written into it.
+    pub(super) fn close(&mut self) {
+        self.ledger = None;
+    }
+
     /// Writes what was missed, and brings the ledger to the clock. Opens a file anew that somebody has put in the place of ours.
     ///
     /// # Errors

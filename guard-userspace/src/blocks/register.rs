@@ -99,6 +99,11 @@ impl Register {
         Ok(())
     }
 
+    /// Closes the ledger: the agent ends. Threads that still wait keep the rest of it alive.
+    pub fn close(&mut self) {
+        self.record.close();
+    }
+
     /// Blocks, all or none. What is blocked already stays so for the longer of the two times.
     ///
     /// # Errors

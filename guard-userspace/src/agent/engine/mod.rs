@@ -271,7 +271,8 @@ impl Engine {
     /// When guard was to leave the kernel and could not.
     pub fn finish(&self) -> Result<()> {
         self.note(Action::Stop, "guard", Ok(None));
-        let _kernel = self.kernel();
+        let mut kernel = self.kernel();
+        kernel.register.close();
         if self.detached.load(Ordering::SeqCst) {
             info!("guard has left the kernel");
             return Ok(());
