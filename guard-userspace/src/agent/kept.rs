@@ -58,8 +58,9 @@ impl Kept {
         serde_json::from_slice(&fs::read(path(state)).ok()?).ok()
     }
 
+    /// Whether the copy is there, or may be: a look that fails says nothing of it.
     pub(super) fn is_there(state: &Path) -> bool {
-        path(state).exists()
+        path(state).try_exists().unwrap_or(true)
     }
 
     /// The policy of this boot that has a generation.

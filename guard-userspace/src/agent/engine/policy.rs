@@ -170,7 +170,8 @@ impl Engine {
     pub(super) fn keep_policies(&self) {
         // One at a time, so that the last to write knows the most.
         let _keeping = lock(&self.keeping);
-        let Some((kept, change)) = self.policies().to_keep(&self.settings) else { return };
+        let to_keep = self.policies().to_keep(&self.settings);
+        let Some((kept, change)) = to_keep else { return self.problems.clear(Topic::KeptPolicy) };
         match kept.write(&self.settings.state) {
             Ok(()) => {
                 self.problems.clear(Topic::KeptPolicy);
