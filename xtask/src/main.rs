@@ -42,6 +42,8 @@ enum Xtask {
     Deny(verb::deny::Deny),
     /// Look for inputs that break a property of the decision or of the policy's reader
     Fuzz(verb::fuzz::Fuzz),
+    /// Change the code of the decision and of the policy, one place at a time, and list the changes that no test notices
+    Mutants(verb::mutants::Mutants),
     /// Take the pictures of the documentation (as root)
     Screens(verb::screens::Screens),
     /// Run every check and test: format, clippy, units, the verifier, the kernel, traffic (partly as root)
@@ -72,6 +74,7 @@ fn execute(xtask: Xtask) -> Result<()> {
         Xtask::Demo(demo) => demo.execute(),
         Xtask::Deny(deny) => deny.execute(),
         Xtask::Fuzz(fuzz) => fuzz.execute(),
+        Xtask::Mutants(mutants) => mutants.execute(),
         Xtask::Screens(screens) => screens.execute(),
         Xtask::Test(test) => test.execute(),
         Xtask::Verify(verify) => verify.execute(),

@@ -40,6 +40,9 @@ pub(crate) const CARGO_FUZZ: &str = "0.13.2";
 /// What looks at the crates that guard is made of.
 pub(crate) const CARGO_DENY: &str = "0.20.2";
 
+/// What changes the code to see whether a test notices.
+pub(crate) const CARGO_MUTANTS: &str = "27.1.0";
+
 #[cfg(test)]
 mod tests {
     use super::*;
