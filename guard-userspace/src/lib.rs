@@ -25,6 +25,7 @@
 //! | [`sockets`] | the TCP connections of clients in every network namespace, and their end |
 //! | [`blocks`] | blocks, in the kernel and in the ledger |
 //! | [`drops`] | dropped packets, as the kernel samples them |
+//! | [`duration`] | durations as people write them |
 //! | [`connections`] | who has how many connections |
 //! | [`ledger`] | what outlives a boot: SQLite |
 //! | [`local_ports`] | the ports that the kernel gives to connections going out |
@@ -43,6 +44,7 @@ pub mod connections;
 pub mod control;
 pub mod datapath;
 pub mod drops;
+pub mod duration;
 pub mod events;
 pub mod explain;
 pub mod ledger;

@@ -9,12 +9,14 @@ use super::Global;
 use super::output::{print, print_json};
 use crate::agent::Applied;
 use crate::control::{ApplyRequest, path};
+use crate::duration;
 
 /// Make the policy of a file live, for good or until it is not confirmed in time
 #[derive(Args, Debug)]
 #[command(after_help = "\
-With --confirm the packet path itself returns to the policy before when the time is over, so also when the agent has died or you
-are cut off. The next reload or start of the agent reads its own file again: put the policy there to keep it.
+With --confirm, the XDP program itself returns to the policy before when the time is over. It does so even if the agent has died or you are cut off.
+
+A reload or a start of the agent reads the agent's own file again. Put the policy there to keep it.
 
 Examples:
   guard apply new.toml --confirm 60s && guard status && guard confirm
@@ -29,7 +31,7 @@ pub(super) struct Apply {
 
 /// From long enough to type a command, to what nobody waits for.
 fn confirm_time(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 60s or 5m"))?;
+    let time = duration::parse(text).map_err(|error| format!("{error}; write 60s or 5m"))?;
     let bounds = Duration::from_secs(1)..=Duration::from_secs(24 * 3600);
     if bounds.contains(&time) { Ok(time) } else { Err("from 1s to 24h".into()) }
 }

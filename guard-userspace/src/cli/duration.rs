@@ -3,10 +3,11 @@
 use std::time::Duration;
 
 use crate::blocks::LONGEST;
+use crate::duration;
 
 /// For how long something is to last: from a second to ten years.
 pub(super) fn lasting(text: &str) -> Result<Duration, String> {
-    let time = humantime::parse_duration(text).map_err(|error| format!("{error}; write 10m, 1h or 7d"))?;
+    let time = duration::parse(text).map_err(|error| format!("{error}; write 10m, 1h or 7d"))?;
     match time {
         time if time < Duration::from_secs(1) => Err("at least 1s".into()),
         time if time > LONGEST => Err("at most 3650d (ten years)".into()),

@@ -16,6 +16,7 @@ pub(super) fn parse(text: &str) -> Result<IpNet, Fault> {
         Some((start, length)) => network(text, address(start, text)?, length)?,
     };
     refuse_mapped(text, net)?;
+    refuse_unspecified(text, net)?;
     if net.trunc() != net {
         let (network, host) = (net.trunc(), IpNet::from(net.addr()));
         return Err(Fault::about(text, "host bits set")
@@ -58,7 +59,9 @@ fn network(text: &str, address: IpAddr, length: &str) -> Result<IpNet, Fault> {
             Ok(meant) if digits_but_zero(written) && meant <= bits => {
                 format!("write {address}/{meant}, without the zero")
             }
-            _ => format!("write {address}/{bits} for the one address"),
+            _ => format!(
+                "a smaller number names a larger network; {address}/{bits} is the one address {address}"
+            ),
         })
     };
     length.and_then(|length| IpNet::new(address, length).ok()).ok_or_else(fault)
@@ -77,6 +80,20 @@ fn refuse_mapped(text: &str, net: IpNet) -> Result<(), Fault> {
     let Ok(meant) = Ipv4Net::new(v4, length) else { return Ok(()) };
     Err(Fault::about(text, "an IPv4 address in IPv6 form, which no packet of IPv6 may carry")
         .help(format!("write {}", meant.trunc())))
+}
+
+/// No packet of a client carries the address that stands for no address. Programs that listen on it listen on all addresses, so operators
+/// write it for everyone.
+fn refuse_unspecified(text: &str, net: IpNet) -> Result<(), Fault> {
+    if !net.addr().is_unspecified() || net.prefix_len() != net.max_prefix_len() {
+        return Ok(());
+    }
+    let (family, everyone) = match net {
+        IpNet::V4(_) => ("IPv4", "0.0.0.0/0"),
+        IpNet::V6(_) => ("IPv6", "::/0"),
+    };
+    Err(Fault::about(format!("{text:?}"), "the address of no host: no client has it")
+        .help(format!("write \"{everyone}\" for every address of {family}")))
 }
 
 /// What a text that is no address stands for, as far as it can be told.
@@ -129,14 +146,20 @@ mod tests {
             ("10.0.0/8", Err("write 10.0.0.0/8")),
             ("10/8", Err("write 10.0.0.0/8")),
             ("10.0.0.0/255.0.0.0", Err("write 10.0.0.0/8")),
-            ("10.0.0.0/33", Err("write 10.0.0.0/32")),
-            ("10.0.0.0/+8", Err("write 10.0.0.0/32")),
-            ("10.0.0.0/", Err("write 10.0.0.0/32")),
+            ("10.0.0.0/33", Err("from 0 to 32")),
+            ("10.0.0.0/33", Err("10.0.0.0/32 is the one address 10.0.0.0")),
+            ("0.0.0.0", Err("write \"0.0.0.0/0\" for every address of IPv4")),
+            ("0.0.0.0/32", Err("write \"0.0.0.0/0\"")),
+            ("::", Err("write \"::/0\" for every address of IPv6")),
+            ("::/128", Err("write \"::/0\"")),
+            ("0.0.0.0/8", Ok("0.0.0.0/8")),
+            ("10.0.0.0/+8", Err("10.0.0.0/32 is the one address")),
+            ("10.0.0.0/", Err("10.0.0.0/32 is the one address")),
             ("10.0.0.0/08", Err("write 10.0.0.0/8")),
             ("fd00::/064", Err("write fd00::/64")),
-            ("0.0.0.0/00", Err("write 0.0.0.0/32")),
+            ("0.0.0.0/00", Err("from 0 to 32")),
             ("010.0.0.1", Err("octal")),
-            ("fd00::/129", Err("write fd00::/128")),
+            ("fd00::/129", Err("fd00::/128 is the one address fd00::")),
             ("::ffff:10.0.0.0/104", Err("write 10.0.0.0/8")),
             ("::ffff:192.0.2.7", Err("write 192.0.2.7/32")),
             ("::ffff:0:0/96", Err("write 0.0.0.0/0")),

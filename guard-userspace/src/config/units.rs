@@ -4,6 +4,7 @@ use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use super::findings::Fault;
+use crate::duration;
 
 /// The units of bytes, the largest first among those of one base.
 const BYTE_UNITS: [(&str, u64); 10] = [
@@ -59,8 +60,8 @@ pub(super) fn parse_duration(text: &str) -> Result<Duration, Fault> {
         Fault::about(format!("{text:?}"), message)
             .help("write a duration as \"90s\", \"10m\", \"24h\" or \"7d\"")
     };
-    match humantime::parse_duration(text) {
-        Err(_) => Err(fault("not a duration")),
+    match duration::parse(text) {
+        Err(error) => Err(fault(&format!("not a duration: {error}"))),
         Ok(duration) if duration.is_zero() => Err(fault("must be longer than 0")),
         Ok(duration) if duration.subsec_nanos() != 0 => Err(fault("whole seconds are needed")),
         Ok(duration) if duration > MAX_DURATION => Err(fault("longer than a year (366d)")),

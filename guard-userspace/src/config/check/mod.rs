@@ -19,6 +19,7 @@ pub(super) fn check(findings: &mut Findings<'_>, written: &Written, local: &Loca
     count(findings, written);
     names::check(findings, written);
     ports::check(findings, &written.services);
+    ports::check_wide(findings, &written.services);
     ports::check_local(findings, &written.services, local);
     let trusted = trusted::check(findings, written);
     autoblock::check(findings, written, &trusted);

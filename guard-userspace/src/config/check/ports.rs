@@ -30,6 +30,35 @@ pub(super) fn check(findings: &mut Findings<'_>, services: &[WrittenService]) {
     }
 }
 
+/// Ports of other programs that a wide range takes in by accident, and what is cut off then.
+const BY_ACCIDENT: [(Protocol, u16, &str); 4] = [
+    (Protocol::Tcp, 22, "ssh"),
+    (Protocol::Udp, 68, "the answers of DHCP servers"),
+    (Protocol::Udp, 123, "the answers of time servers"),
+    (Protocol::Udp, 546, "the answers of DHCPv6 servers"),
+];
+
+/// Warns of ranges that take in what the host itself depends on. A service that names such a port alone means it.
+pub(super) fn check_wide(findings: &mut Findings<'_>, services: &[WrittenService]) {
+    for service in services {
+        for (protocol, port, what) in BY_ACCIDENT {
+            let is_named = service.ports.iter().any(|ports| *ports.get_ref() == (port..=port));
+            let is_in_range = service.ports.iter().any(|ports| ports.get_ref().contains(&port));
+            if is_named || !is_in_range || !service.protocols.contains(&protocol) {
+                continue;
+            }
+            let fault = Fault::new(format!(
+                "{}: the range takes in port {port} ({}), so guard drops {what} from every source that allow does not name",
+                service.label(),
+                protocol.name(),
+            ));
+            let help =
+                format!("leave {port} out of the range, or name it as a port of its own if you mean it");
+            findings.warn(&place_of(service, port), fault.help(help));
+        }
+    }
+}
+
 /// Guard cannot tell the answers to a connection that this host has opened from a guarded port from the packets of a client.
 pub(super) fn check_local(findings: &mut Findings<'_>, services: &[WrittenService], local: &LocalPorts) {
     for service in services {

@@ -133,6 +133,33 @@ fn ports_of_outgoing_connections() {
 }
 
 #[test]
+fn a_range_that_takes_in_ssh() {
+    let warnings = |ports: &str, protocols: &str| {
+        let text = format!(
+            "{ATTACH}[[service]]\nname = \"a\"\nports = [{ports}]\nallow = [\"10.0.0.0/8\"]\nprotocols = [{protocols}]\n"
+        );
+        let warnings = good(&text).warnings;
+        warnings.iter().map(|warning| (warning.line, warning.column, warning.to_string())).collect::<Vec<_>>()
+    };
+    for (ports, protocols, expected) in [
+        ("\"1-65535\"", "\"tcp\"", &["port 22 (tcp), so guard drops ssh"][..]),
+        ("8000, \"20-30\"", "\"tcp\"", &["port 22 (tcp)"]),
+        ("\"1-1000\"", "\"udp\"", &["port 68 (udp)", "port 123 (udp)", "port 546 (udp)"]),
+        ("\"1-1000\", 22", "\"tcp\"", &[]),
+        ("22", "\"tcp\"", &[]),
+        ("\"23-65535\"", "\"tcp\"", &[]),
+    ] {
+        let found = warnings(ports, protocols);
+        assert_eq!(found.len(), expected.len(), "{ports} {protocols}: {found:#?}");
+        for ((line, column, said), expected) in found.iter().zip(expected) {
+            assert!(said.contains(expected), "{ports} {protocols}: {said}");
+            let place = if ports.starts_with("8000") { 16 } else { 10 };
+            assert_eq!((*line, *column), (Some(5), Some(place)), "{said}");
+        }
+    }
+}
+
+#[test]
 fn prefixes() {
     let sources = |prefix: &str| {
         format!(

@@ -43,6 +43,18 @@ fn syntax() {
 }
 
 #[test]
+fn a_policy_in_another_language() {
+    let yaml = "# guard\n\nattach:\n  interfaces: [eth0]\nservice:\n  - name: vllm\n    ports: [8000]\n    allow:\n    - 10.0.0.0/8\n";
+    check(&[
+        ("YAML", yaml, 3, 1, "this is YAML, and a policy is TOML"),
+        ("YAML with a marker", "---\nattach: {}\n", 1, 1, "this is YAML"),
+        ("a list of YAML", "- name: vllm\n  ports: [1]\n", 1, 1, "this is YAML"),
+        ("JSON", "{\n  \"attach\": {\"interfaces\": [\"eth0\"]}\n}\n", 1, 1, "this is JSON"),
+        ("TOML with a colon", "mode: = 1\n", 1, 5, ""),
+    ]);
+}
+
+#[test]
 fn keys() {
     check(&[
         ("nothing at all", "", 1, 1, "add a [[service]]"),
