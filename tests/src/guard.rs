@@ -255,6 +255,16 @@ impl<'a> Guard<'a> {
         Ok(())
     }
 
+    /// The exit status of the agent, if it has ended.
+    ///
+    /// # Errors
+    /// When it was not started, or a signal has ended it.
+    pub fn ended(&mut self) -> Result<Option<i32>> {
+        let agent = self.agent.as_mut().context("guard does not run")?;
+        let status = agent.has_ended()?;
+        status.map(|status| status.code().with_context(|| format!("{status}"))).transpose()
+    }
+
     /// Ends the agent at once, as a crash would.
     ///
     /// # Errors

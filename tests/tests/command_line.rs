@@ -71,6 +71,9 @@ fn without_privileges_one_sentence_names_the_capability() -> Result<()> {
     Ok(())
 }
 
+/// The exit status of an agent that `guard detach` has ended; the unit names it, too.
+const DETACHED: i32 = 4;
+
 #[test]
 fn signals_end_the_agent_and_detach_ends_guard() -> Result<()> {
     let scene = Scene::new()?;
@@ -86,6 +89,7 @@ fn signals_end_the_agent_and_detach_ends_guard() -> Result<()> {
     }
     let (code, stdout, stderr) = guard.output(&["detach"])?;
     assert_eq!(code, Some(0), "{stdout}{stderr}");
+    assert_eq!(guard.ended()?, Some(DETACHED), "the agent has ended when the command returns");
     assert!(!is_attached(&scene.server)?, "nothing is attached after detach");
     assert!(!guard.pins().exists(), "nothing is pinned after detach");
     let (code, _, stderr) = guard.output(&["status"])?;
@@ -93,6 +97,7 @@ fn signals_end_the_agent_and_detach_ends_guard() -> Result<()> {
     assert!(stderr.contains("guard run"), "status says what to do: {stderr}");
     let (code, ..) = guard.output(&["detach"])?;
     assert_eq!(code, Some(0), "to detach what is gone is no error");
+    guard.run().context("an agent starts right after a detach")?;
     Ok(())
 }
 

@@ -48,6 +48,15 @@ fn the_unit_exposes_no_more_than_it_must() -> Result<()> {
 }
 
 #[test]
+fn the_unit_does_not_restart_an_agent_that_was_detached() -> Result<()> {
+    let unit = unit()?;
+    for name in ["RestartPreventExitStatus", "SuccessExitStatus"] {
+        ensure!(setting(&unit, name) == ["4"], "{name}: {:?}", setting(&unit, name));
+    }
+    Ok(())
+}
+
+#[test]
 fn each_capability_and_group_of_the_unit_has_its_reason() -> Result<()> {
     let (unit, page) = (unit()?, fs::read_to_string(root().join("docs/privileges.md"))?);
     for capability in setting(&unit, "CapabilityBoundingSet") {

@@ -28,6 +28,7 @@ mod server;
 mod status;
 mod system_calls;
 pub mod top;
+mod unit;
 mod watched_file;
 mod watching;
 
@@ -50,7 +51,9 @@ use listeners::{Control, Metrics};
 use parts::Parts;
 use policy_file::PolicyFile;
 
-pub use engine::{Admitted, Applied, ApplyError, CaptureError, Capturing, Engine, Health, admit, blocks_of};
+pub use engine::{
+    Admitted, Applied, ApplyError, CaptureError, Capturing, End, Engine, Health, admit, blocks_of,
+};
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use kept::last_policy;
 pub use metrics::{Format, gather};
@@ -91,7 +94,7 @@ pub fn serve_metrics(arguments: &[OsString]) -> Option<ExitCode> {
 ///
 /// # Errors
 /// When guard cannot start: then nothing of this start stays in the kernel. When it cannot end cleanly.
-pub fn run(settings: Settings, source: &Source) -> Result<()> {
+pub fn run(settings: Settings, source: &Source) -> Result<End> {
     host::check()?;
     heap::few_arenas();
     descriptors::take_all();
@@ -124,7 +127,7 @@ async fn serve(
     control: Control,
     mut metrics: Metrics,
     mut stopped: watch::Receiver<bool>,
-) -> Result<()> {
+) -> Result<End> {
     let mut hangup = signal(SignalKind::hangup()).context("cannot listen to SIGHUP")?;
     let mut interrupt = signal(SignalKind::interrupt()).context("cannot listen to SIGINT")?;
     let mut terminate = signal(SignalKind::terminate()).context("cannot listen to SIGTERM")?;

@@ -15,19 +15,27 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::Global;
 use super::policy_source::PolicySource;
 use crate::agent::log::{Farewell, Writer};
-use crate::agent::{self, Settings};
+use crate::agent::{self, End, Settings};
 use crate::config::{Log, LogFormat, LogLevel, Origin, Source};
 
 /// Run the agent in the foreground; logs go to stderr
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  guard run                                                       with /etc/guard/guard.toml
-  guard run --config ./guard.toml --monitor                       drop nothing, count what would be dropped
-  guard run -i eth0 -p 8000 -a 10.0.0.0/8 -a fd00:1::/64          without a file
+  With /etc/guard/guard.toml:
+    guard run
+  Drop nothing, and count what would be dropped:
+    guard run --config ./guard.toml --monitor
+  Without a file:
+    guard run -i eth0 -p 8000 -a 10.0.0.0/8 -a fd00:1::/64
 
-A change of the policy file makes the new policy live, and so do SIGHUP and `guard reload`; one with an error is refused. When the file cannot be used at a start, the last policy that was live is. SIGINT and SIGTERM end the agent; the kernel goes on to enforce the policy (on_exit = \"keep\") until `guard detach`.
-Needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.")]
+The agent makes a changed policy file live, as `guard reload` and SIGHUP do. It refuses a file with an error. If it cannot use the file at a start, it uses the last policy that was live.
+
+SIGINT and SIGTERM end the agent. The kernel goes on to enforce the policy until `guard detach`, unless the policy says on_exit = \"detach\".
+
+Exit status: 0 a signal ended the agent, 4 `guard detach` ended it, 1 it failed.
+
+The agent needs root, or CAP_BPF, CAP_NET_ADMIN and CAP_PERFMON.")]
 pub(super) struct Run {
     #[command(flatten)]
     source: PolicySource,
@@ -38,6 +46,9 @@ pub(super) struct Run {
     #[arg(long)]
     log_drops: bool,
 }
+
+/// The exit status after `guard detach`. The unit does not restart an agent that ends with it.
+const DETACHED: u8 = 4;
 
 impl Run {
     pub(super) fn execute(self, global: &Global) -> Result<ExitCode> {
@@ -56,8 +67,10 @@ impl Run {
             log_drops: self.log_drops,
             log_level: set_log_level,
         };
-        agent::run(settings, &source)?;
-        Ok(ExitCode::SUCCESS)
+        Ok(match agent::run(settings, &source)? {
+            End::Asked => ExitCode::SUCCESS,
+            End::Detached => ExitCode::from(DETACHED),
+        })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The control socket as its clients see it: HTTP/1.1 and JSON over a unix socket.
 
 mod client;
+mod process;
 
 use std::net::IpAddr;
 
@@ -10,6 +11,7 @@ use serde::{Deserialize, Serialize};
 use crate::blocks::{Block, Blocked, Scope};
 
 pub use client::{Client, ClientError, Ended};
+pub use process::AgentProcess;
 
 /// A policy to make live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -97,6 +99,16 @@ pub struct LogDropsRequest {
 pub struct LogDropsAnswer {
     /// When it ends by itself, in milliseconds since the epoch; none: drops are not logged.
     pub until: Option<u64>,
+}
+
+/// What `guard detach` has ended.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
+pub struct DetachAnswer {
+    /// How many interfaces guard was on.
+    pub interfaces: usize,
+    /// The unit of systemd that the agent ran in.
+    #[serde(default)]
+    pub unit: Option<String>,
 }
 
 /// The paths of the control socket. The version is that of the answers' shapes.

@@ -124,6 +124,15 @@ struct Kernel {
     register: Register,
 }
 
+/// Why the agent has ended.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum End {
+    /// By a signal.
+    Asked,
+    /// By `guard detach`.
+    Detached,
+}
+
 impl Engine {
     /// Loads the program or takes over the one that runs, makes the policy live, then puts the program on the interfaces.
     ///
@@ -265,17 +274,17 @@ impl Engine {
         self.stop.send_replace(true);
     }
 
-    /// The end: what stays in the kernel is what the policy says.
+    /// The end: the policy says whether guard stays in the kernel.
     ///
     /// # Errors
     /// When guard was to leave the kernel and could not.
-    pub fn finish(&self) -> Result<()> {
+    pub fn finish(&self) -> Result<End> {
         self.note(Action::Stop, "guard", Ok(None));
         let mut kernel = self.kernel();
         kernel.register.close();
         if self.detached.load(Ordering::SeqCst) {
             info!("guard has left the kernel");
-            return Ok(());
+            return Ok(End::Detached);
         }
         match self.policies().live().attach.on_exit {
             OnExit::Keep => {
@@ -291,7 +300,7 @@ impl Engine {
                 info!("guard has left the kernel (on_exit = \"detach\")");
             }
         }
-        Ok(())
+        Ok(End::Asked)
     }
 
     /// Where the live policy wants metrics to be served.

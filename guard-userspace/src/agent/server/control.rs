@@ -30,10 +30,13 @@ use super::places::{Owner, Room};
 use super::refuse;
 use crate::agent::engine::ApplyError;
 use crate::agent::top::TopQuery;
+use crate::agent::unit;
 use crate::agent::{CaptureError, Engine, ExplainQuery};
 use crate::blocks::RegisterError;
 use crate::capture::CaptureQuery;
-use crate::control::{ApplyRequest, BlockRequest, LogDropsAnswer, LogDropsRequest, UnblockRequest, path};
+use crate::control::{
+    ApplyRequest, BlockRequest, DetachAnswer, LogDropsAnswer, LogDropsRequest, UnblockRequest, path,
+};
 use crate::events::EntryQuery;
 use crate::plain::plain;
 use crate::recommend::{ObserveRequest, RecommendQuery};
@@ -224,7 +227,8 @@ async fn confirm(State(engine): Shared, mut desk: Desk) -> Response {
 async fn detach(State(engine): Shared, desk: Desk) -> Response {
     let peer = desk.peer.to_string();
     info!("{peer} takes guard out of the kernel");
-    desk.answer(move || engine.detach(&peer).map(|interfaces| json!({ "interfaces": interfaces }))).await
+    desk.answer(move || engine.detach(&peer).map(|interfaces| DetachAnswer { interfaces, unit: unit::own() }))
+        .await
 }
 
 fn not_found(error: &str) -> Response {
