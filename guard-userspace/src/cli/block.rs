@@ -22,18 +22,24 @@ use crate::sockets::{Killed, Sockets};
 /// Block an address or a prefix, now
 #[derive(Args, Debug)]
 #[command(after_help = "\
-To block what is blocked is no error: the longer of the two times holds. The host's own addresses, its gateways and name servers, those
-that the policy trusts, where you are logged in from, and prefixes wider than /8 (IPv6: /32) are refused without --force. Works without
-a running agent, too.
+A second block of the same address is no error: the longer time holds. The command works without a running agent, too.
 
-A list has addresses and prefixes, separated by white space or commas; # and ; begin a comment. It is blocked as a whole or not at all.
+Guard refuses without --force: the host's own addresses, its gateways and name servers, trusted prefixes, the address of your login, and prefixes wider than /8 (IPv6: /32).
+
+A list has addresses and prefixes, separated by white space or commas. # and ; begin a comment. Guard blocks the whole list or nothing of it.
 
 Examples:
-  guard block 10.66.1.2                                   all of its traffic, until `guard unblock`
-  guard block 10.66.1.2 --kill                            ... and what is open ends now: the GPU is free
-  guard block 10.66.1.2 --for 1h --scope services --reason \"scans us\"
-  guard block fd00:66::/48 --for 7d
-  curl -sf https://feed.example/list | guard block - --for 1d --skip-protected")]
+  Block all traffic of an address, until `guard unblock`:
+    guard block 10.66.1.2
+  Also end its open connections, so that the GPU is free:
+    guard block 10.66.1.2 --kill
+  Block it on the guarded ports only, for an hour:
+    guard block 10.66.1.2 --for 1h --scope services --reason \"scans us\"
+  Block a network for a week:
+    guard block fd00:66::/48 --for 7d
+  Block a list:
+    curl -sf https://feed.example/list | guard block - --for 1d \\
+      --skip-protected")]
 pub(super) struct Block {
     /// Address or prefix; - reads a list from standard input
     #[arg(value_name = "ADDR_OR_CIDR")]

@@ -13,7 +13,7 @@ use crate::control::{BlockStatus, ClientError, path};
 /// List what is blocked: by whom, why, until when, and what it has dropped
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Works without a running agent, too.
+The command works without a running agent, too.
 
 Examples:
   guard blocks

@@ -28,15 +28,19 @@ const MODE: u32 = 0o600;
 /// Write dropped packets to a file that Wireshark and tshark open
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The first 128 bytes of each packet that is dropped (or would be, in monitor mode), as pcapng; its comment says why:
-`reason=not_allowed verdict=drop service=web`. Each CPU shows at most 128 packets in 67 ms, however many there are; how many were left out is
-said at the end. It costs a drop that is shown less than a microsecond, and nothing when nobody captures.
+Writes the first 128 bytes of each dropped packet as pcapng. In monitor mode these are the packets that would be dropped. The comment of each packet says why: `reason=not_allowed verdict=drop service=web`.
+
+Each CPU shows at most 128 packets in 67 ms. The command says at its end how many packets it left out. A packet that is shown costs less than a microsecond.
 
 Examples:
-  guard capture -w drops.pcapng                                    all drops, until Ctrl-C or 10,000 packets
-  guard capture --source 10.1.2.3 --for 30s -w customer.pcapng     why does this customer not get through?
-  guard capture --reason malformed --reason denied -w odd.pcapng
-  guard capture -w - | tshark -r - -T fields -e ip.src -e frame.comment")]
+  All drops, until Ctrl-C or 10,000 packets:
+    guard capture -w drops.pcapng
+  Why does this customer not get through?
+    guard capture --source 10.1.2.3 --for 30s -w customer.pcapng
+  Some reasons only:
+    guard capture --reason malformed --reason denied -w odd.pcapng
+  Into tshark:
+    guard capture -w - | tshark -r - -T fields -e ip.src -e frame.comment")]
 pub(super) struct Capture {
     /// Only packets dropped for this reason; repeatable [default: all]
     #[arg(long = "reason", value_name = "REASON", value_parser = reasons())]

@@ -14,9 +14,11 @@ use crate::config::{self, Origin};
 #[derive(Args, Debug)]
 #[command(after_help = "\
 Examples:
-  guard check                          check /etc/guard/guard.toml
-  guard check ./guard.toml             check another file
-  guard check ./guard.toml --json      for scripts: {\"ok\": …, \"errors\": […], \"warnings\": […], \"policy\": {…}}
+  guard check                       check /etc/guard/guard.toml
+  guard check ./guard.toml          check another file
+  guard check ./guard.toml --json   for scripts
+
+The JSON document has ok, errors, warnings and policy.
 
 Exit status: 0 the policy is right (warnings go to stderr), 1 it is not.")]
 pub(super) struct Check {

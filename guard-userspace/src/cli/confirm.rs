@@ -12,7 +12,7 @@ use crate::control::{ClientError, path};
 /// Keep the policy that was applied with --confirm
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Works without a running agent, too.
+The command works without a running agent, too.
 
 Example:
   guard apply new.toml --confirm 60s && guard confirm

@@ -13,11 +13,17 @@ use crate::sockets::State;
 /// Show who has how many connections open on the guarded ports, the one with most first
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Over all network namespaces of this host, containers included. Established: what a server holds, until it lets go of it. Half-open:
-handshakes that were begun and not finished; their addresses may be forged. By peer: those that the client has closed, and the server has
-not; a server that leaks connections has many. Closing: the server has closed, and the client has not confirmed it. Oldest: for how long
-the agent has seen the oldest connection. Silent: for how long clients have sent nothing, not even an acknowledgement, from the least to
-the most; a client that has vanished is silent while the server sends.
+The list covers all network namespaces of this host, containers included.
+
+Columns:
+  established   open: the server has not closed them
+  half-open     handshakes without an end; their addresses may be forged
+  by peer       closed by the client, not by the server (a leaking server
+                has many)
+  closing       closed by the server, not confirmed by the client
+  oldest        since when the agent has seen the oldest connection
+  silent        for how long clients have sent nothing, from the least to the
+                most; a vanished client is silent while the server sends
 
 Examples:
   guard connections

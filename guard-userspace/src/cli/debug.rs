@@ -28,14 +28,13 @@ enum What {
 /// Write dropped packets to the agent's log, a line each
 #[derive(Args, Debug)]
 #[command(after_help = "\
-At most eight lines in 67 ms for each CPU, however much is dropped, and nothing is loaded anew. `guard capture` shows the packets themselves,
-`guard events` how many there were; this is for those who have nothing but the log. It ends by itself, and with the agent.
+Each CPU logs at most eight lines in 67 ms. Logging ends after its time, and when the agent ends. `guard capture` shows whole packets and `guard events` counts; this command is for an operator who has only the log.
 
 Examples:
-  guard debug drops on                      for a minute
-  guard debug drops on --for 10m
+  guard debug drops on             log drops for a minute
+  guard debug drops on --for 10m   ... for ten minutes
   guard debug drops off
-  journalctl -u guard -f                    where they are, under systemd")]
+  journalctl -u guard -f           read the log, under systemd")]
 struct Drops {
     switch: Switch,
     /// For how long

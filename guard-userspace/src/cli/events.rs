@@ -22,8 +22,7 @@ const WAIT: Duration = Duration::from_secs(20);
 /// Show what happened, the newest last: what was done and by whom, and what was dropped
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Drops are sampled: each source once a second for each reason, with how many packets that was. The agent keeps the last 4,096 of them;
-without an agent only what was done is shown.
+Guard samples drops: one line a second for each source and reason, with the number of packets. The agent keeps the last 4,096 of them. Without an agent the command shows only actions, such as blocks.
 
 Examples:
   guard events

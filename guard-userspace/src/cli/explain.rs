@@ -17,8 +17,7 @@ use crate::explain::{Background, Explanation};
 /// Show what a packet from an address would get now, and each step that leads to it
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Asks the running tables, and takes nothing from a limit. The step that decided against the source is marked with >. Without --port, every
-guarded service is asked about.
+Asks the running tables, and uses up no limit. The sign > marks the step that decided against the source. Without --port, the command asks about every guarded service.
 
 Examples:
   guard explain 10.1.2.3

@@ -15,6 +15,7 @@ mod duration;
 mod events;
 mod explain;
 mod failure;
+mod man_page;
 mod output;
 mod policy_source;
 mod recommend;
@@ -39,16 +40,22 @@ use failure::report;
 
 const EXAMPLES: &str = "\
 Examples:
-  guard run --interface eth0 --port 8000 --allow 10.0.0.0/8    guard a port, without a policy file
-  guard check /etc/guard/guard.toml                            is the policy right?
-  guard run                                                    run with /etc/guard/guard.toml
-  guard block 10.66.1.2 --for 1h                               stop a source, now
-  guard explain 10.1.2.3                                       why does that address not get through?
-  guard capture -w drops.pcapng                                what is dropped, for Wireshark
-  guard simulate day.pcap                                      what would this policy make of that traffic?
-  guard apply new.toml --confirm 60s                           a new policy that goes away unless you `guard confirm` it
-  guard status                                                 what is guarded, and what was dropped
-  guard detach                                                 take guard out of the kernel
+  Guard a port, without a policy file:
+    guard run --interface eth0 --port 8000 --allow 10.0.0.0/8
+  Check a policy, run with it, look at the result:
+    guard check /etc/guard/guard.toml
+    guard run
+    guard status
+  Find out why an address does not get through:
+    guard explain 10.1.2.3
+    guard capture --source 10.1.2.3 -w drops.pcapng
+  Stop a source now:
+    guard block 10.66.1.2 --for 1h --kill
+  Try another policy on recorded traffic, then for a minute on the host:
+    guard simulate day.pcap --config new.toml
+    guard apply new.toml --confirm 60s
+  Take guard out of the kernel:
+    guard detach
 
 Exit status: 0 done, 1 failed, 2 wrong usage, 3 not found.";
 

@@ -18,15 +18,15 @@ use crate::recommend::{Dropped, ObserveRequest, OwnLimits, Proposal};
 /// Propose limits from what was seen
 #[derive(Args, Debug)]
 #[command(after_help = "\
-While a service is in mode \"monitor\" the agent looks once a second at what each source sends that the policy lets in, and keeps the peaks, over
-restarts too. The limits that are proposed would have let all of it through, with headroom: for rates the busiest minute, for bursts the busiest
-ten seconds, times so much. Services that enforce are watched with --for.
+While a service is in mode \"monitor\", the agent looks once a second at the traffic that the policy lets in, and keeps each source's peaks. The peaks outlast a restart. For services that enforce, use --for.
+
+The proposed limits would have let all of that traffic through, with headroom. Rates come from the busiest minute, bursts from the busiest ten seconds.
 
 Examples:
-  guard recommend                          after a day in monitor mode
+  guard recommend                 after a day in monitor mode
   guard recommend --service vllm --headroom 3
-  guard recommend --for 10m                watch for ten minutes first
-  guard recommend --reset                  forget what was seen")]
+  guard recommend --for 10m       watch for ten minutes first
+  guard recommend --reset         forget the peaks")]
 pub(super) struct Recommend {
     /// For this service alone
     #[arg(long, value_name = "NAME")]

@@ -10,8 +10,7 @@ use crate::control::path;
 /// Read the policy again and make it live, atomically
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The agent reads the file that it was started with. SIGHUP does the same, and so does a change of the file, unless the agent runs with
---no-watch. A policy with an error is refused and the one before stays live.
+The agent reads the file that it was started with. SIGHUP does the same, and so does a change of the file, unless the agent runs with --no-watch. The agent refuses a policy with an error and keeps the policy before.
 
 Examples:
   guard check && guard reload

@@ -6,8 +6,8 @@ use anyhow::{Context, Result};
 use clap::{Args, CommandFactory};
 use clap_complete::Shell;
 
-use super::Cli;
 use super::output::print;
+use super::{Cli, man_page};
 
 /// Print the completions of a shell
 #[derive(Args, Debug)]
@@ -56,10 +56,7 @@ impl Man {
             },
         };
         let mut text = Vec::new();
-        clap_mangen::Man::new(command.clone())
-            .section("8")
-            .render(&mut text)
-            .context("cannot write the page")?;
+        man_page::render(command, &mut text).context("cannot write the page")?;
         print(&String::from_utf8(text).context("the page is no text")?)?;
         Ok(ExitCode::SUCCESS)
     }

@@ -17,14 +17,19 @@ use crate::simulate::{self, Simulation};
 /// Run a capture through a policy and show what it would pass and drop; needs no privileges
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The same code judges as in the kernel. The time in the capture is the clock of the limits.
+The simulation runs the same decision as the XDP program. The time in the capture is the clock of the limits.
 
 Examples:
-  tcpdump -i eth0 -w day.pcap -s 128 'port 8000'          record (as root)
-  guard simulate day.pcap                                 against /etc/guard/guard.toml
-  guard simulate day.pcap --config stricter.toml          against another policy
-  guard simulate day.pcap -i eth0 -p 8000 -a 10.0.0.0/8   against flags alone
-  tcpdump -i eth0 -w - -c 10000 | guard simulate -        from a pipe")]
+  Record (as root):
+    tcpdump -i eth0 -w day.pcap -s 128 'port 8000'
+  Judge the capture by /etc/guard/guard.toml:
+    guard simulate day.pcap
+  ... by another policy:
+    guard simulate day.pcap --config stricter.toml
+  ... by flags alone:
+    guard simulate day.pcap -i eth0 -p 8000 -a 10.0.0.0/8
+  From a pipe:
+    tcpdump -i eth0 -w - -c 10000 | guard simulate -")]
 pub(super) struct Simulate {
     /// Capture, pcap or pcapng, of an Ethernet interface; - reads standard input
     #[arg(value_name = "CAPTURE")]

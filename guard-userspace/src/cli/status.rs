@@ -15,11 +15,11 @@ use crate::control::{ClientError, path};
 /// Show what is guarded, how, and what was counted
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Without a running agent the state of the kernel is shown: what the program goes on to count.
+Without a running agent the command shows the state of the kernel. The XDP program goes on to count.
 
 Examples:
   guard status
-  guard status --all                                      reasons that never occurred, too
+  guard status --all     reasons that never occurred, too
   guard status --json | jq '.counters[] | select(.verdict == \"drop\")'")]
 pub(super) struct ShowStatus {
     /// Show counters that are zero, too

@@ -15,11 +15,12 @@ use crate::control::{ClientError, UnblockRequest, path};
 /// End the block of an address or a prefix
 #[derive(Args, Debug)]
 #[command(after_help = "\
-Works without a running agent, too.
+The command works without a running agent, too.
 
 Examples:
   guard unblock 10.66.1.2
-  guard blocks --json | jq -r '.[] | select(.origin == \"auto\") | .net' | guard unblock -
+  guard blocks --json | jq -r '.[] | select(.origin == \"auto\") | .net' \\
+    | guard unblock -
 
 Exit status: 3 if it was not blocked (a list: if none was).")]
 pub(super) struct Unblock {

@@ -42,19 +42,25 @@ const BETWEEN_KEYS: Duration = Duration::from_millis(50);
 /// Show live who sends how much, and block from there
 #[derive(Args, Debug)]
 #[command(after_help = "\
-The rates are of the last second: by service, verdict and reason, and by source with its connections and how much of its limits is used. They
-are counted only while somebody looks.
+The rates are those of the last second: by service, verdict and reason, and by source. The kernel counts them only while the command runs.
 
-Keys:  s S sort, reverse   / filter   arrows j k select   b u block, unblock   p pause   ? help   q quit
+Keys:
+  s S       sort by another column, reverse
+  /         filter
+  j k       select (arrows, too)
+  b u       block, unblock
+  p         pause
+  ?         help
+  q         quit
 
 Examples:
   guard top
   guard top --sort dropped
-  guard top --once                     once, as text
+  guard top --once                      once, as text
   guard top --once --json | jq '.sources[:5]'
 
 Environment:
-  NO_COLOR    set: no colours")]
+  NO_COLOR   set: no colours")]
 pub(super) struct ShowTop {
     /// By what sources are sorted
     #[arg(long, value_enum, default_value_t = Sort::Packets)]
