@@ -3,7 +3,7 @@
 use std::net::TcpStream;
 use std::time::Duration;
 
-use anyhow::{Result, ensure};
+use anyhow::{Context, Result, bail, ensure};
 use guard_tests::guard::Guard;
 use guard_tests::scene::{CLIENT, SERVER, Scene};
 use guard_tests::streams::{StreamingServer, connect_from};
@@ -26,6 +26,49 @@ fn blocked(guard: &Guard<'_>) -> Result<Vec<String>> {
     ensure!(code == Some(0), "{stderr}");
     let blocks: Vec<Value> = serde_json::from_str(&stdout)?;
     Ok(blocks.iter().filter_map(|block| block["net"].as_str().map(str::to_owned)).collect())
+}
+
+/// The addresses of the one source that is connected, with how many connections each has.
+fn addresses(guard: &Guard<'_>) -> Result<Vec<(String, u64)>> {
+    let (code, stdout, stderr) = guard.output(&["connections", "--json"])?;
+    ensure!(code == Some(0), "{stderr}");
+    let list: Vec<Value> = serde_json::from_str(&stdout)?;
+    let [source] = list.as_slice() else { bail!("{stdout}") };
+    ensure!(source["source"] == "fd00:77::/64" && source["more_addresses"] == 0, "{source}");
+    let of = |of: &Value| Some((of["address"].as_str()?.to_owned(), of["established"].as_u64()?));
+    source["addresses"]
+        .as_array()
+        .context("no addresses")?
+        .iter()
+        .map(|found| of(found).context("no count"))
+        .collect()
+}
+
+#[test]
+fn the_addresses_of_a_prefix_are_shown_with_what_each_has() -> Result<()> {
+    let scene = Scene::new()?;
+    let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
+    scene.client.ip("address add fd00:77::1:9/64 dev eth0 nodad")?;
+    let guard = Guard::start(&scene.server, &policy())?;
+    let _neighbour = connect_from(&scene.client, "fd00:77::1:9", SERVER[1], 2)?;
+    let abuser = connect_from(&scene.client, CLIENT[1], SERVER[1], 9)?;
+    let shown = |expected: &[(&str, u64)]| -> Result<()> {
+        let expected: Vec<_> =
+            expected.iter().map(|(address, open)| ((*address).to_owned(), *open)).collect();
+        let is_so = || addresses(&guard).is_ok_and(|found| found == expected);
+        ensure!(wait::within(PATIENCE, is_so), "{:?} instead of {expected:?}", addresses(&guard));
+        Ok(())
+    };
+    shown(&[(CLIENT[1], 9), ("fd00:77::1:9", 2)])?;
+    let (_, text, _) = guard.output(&["connections"])?;
+    let row = |name: &str| text.lines().find(|line| line.split_whitespace().next() == Some(name));
+    let counts = [("fd00:77::/64", "11"), (CLIENT[1], "9"), ("fd00:77::1:9", "2")];
+    for (name, open) in counts {
+        let found = row(name).and_then(|row| row.split_whitespace().nth(2));
+        ensure!(found == Some(open), "{name}: {text}");
+    }
+    drop(abuser);
+    shown(&[("fd00:77::1:9", 2)])
 }
 
 /// Opens one connection after the other, until one is refused or there is one too many.

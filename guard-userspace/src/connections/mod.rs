@@ -3,66 +3,21 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `reconcile` | holds the count in the kernel against the sockets that exist |
+//! | `shown` | who has which connections, as `guard connections` shows it |
 
 mod reconcile;
+mod shown;
 
-use std::cmp::Reverse;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use guard_common::abi::{ServiceId, SourceKey, Tracked};
-use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
-use crate::datapath::{Error, Maps};
-use crate::sockets::{Connection, Counted, CountedConnection, Listing, State};
+use crate::datapath::Maps;
+use crate::sockets::{Counted, CountedConnection};
 
 pub use reconcile::{Others, Reconciler, Repair, Room, Seen};
-
-/// The connections of one source to one service.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct SourceConnections {
-    /// An address, or the prefix that counts as one source.
-    pub source: IpNet,
-    pub service: String,
-    /// Connections that take one of the source's places, as the kernel counts them; see [`guard_common::abi::Marks::counts`].
-    pub established: u64,
-    /// Handshakes that were begun and not finished.
-    pub half_open: u64,
-    /// The same by their sockets, as these are now.
-    #[serde(default)]
-    pub states: Vec<StateConnections>,
-}
-
-/// The connections of one source to one service that are in one state. Times are as of now, in whole seconds.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
-pub struct StateConnections {
-    pub state: State,
-    pub connections: u64,
-    /// For how long the oldest has been seen: at most since the agent began.
-    pub oldest_seconds: Option<u64>,
-    /// For how long the client has sent nothing, not even an acknowledgement: of the connection where that is shortest.
-    pub silent_least_seconds: Option<u64>,
-    /// Of the connection where it is longest.
-    pub silent_most_seconds: Option<u64>,
-}
-
-impl StateConnections {
-    const fn none(state: State) -> Self {
-        let (oldest_seconds, silent_least_seconds, silent_most_seconds) = (None, None, None);
-        Self { state, connections: 0, oldest_seconds, silent_least_seconds, silent_most_seconds }
-    }
-
-    fn add(&mut self, connection: &Connection) {
-        self.connections += 1;
-        let seconds = |time: Option<Duration>| time.map(|time| time.as_secs());
-        let (seen, silent) = (seconds(connection.seen), seconds(connection.silent));
-        self.oldest_seconds = self.oldest_seconds.max(seen);
-        self.silent_most_seconds = self.silent_most_seconds.max(silent);
-        self.silent_least_seconds = [self.silent_least_seconds, silent].into_iter().flatten().min();
-    }
-}
+pub use shown::{AddressConnections, SourceConnections, StateConnections, by_source};
 
 /// The connections of all sources to one service.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -91,45 +46,6 @@ pub fn totals(counts: impl IntoIterator<Item = (SourceKey, u64)>) -> BTreeMap<Se
         of_service.sources += 1;
     }
     by_service
-}
-
-/// What each source has open, the one with most first: how many by the kernel's count, half-open ones and states by the sockets.
-///
-/// # Errors
-/// When the maps cannot be read.
-pub fn by_source(maps: &Maps, sockets: &Listing) -> Result<Vec<SourceConnections>, Error> {
-    let mut of_sources: BTreeMap<SourceKey, (u64, BTreeMap<State, StateConnections>)> = BTreeMap::new();
-    for (source, established) in maps.connections()?.into_iter().filter(|(_, established)| *established != 0)
-    {
-        of_sources.entry(source).or_default().0 = established;
-    }
-    let counted: HashMap<u64, Tracked> = maps.tracked()?.into_iter().collect();
-    for connection in &sockets.connections {
-        let source = match counted.get(&connection.cookie) {
-            Some(counted) => Some(counted.source),
-            // What is open and not counted did not come through guard, or is counted soon.
-            None if connection.state == State::HalfOpen => {
-                maps.source_of(connection.client.ip(), connection.service_port)
-            }
-            None => None,
-        };
-        if let Some(source) = source {
-            let state = connection.state;
-            let (_, states) = of_sources.entry(source).or_default();
-            states.entry(state).or_insert(StateConnections::none(state)).add(connection);
-        }
-    }
-    let names: BTreeMap<ServiceId, String> =
-        maps.service_names()?.into_iter().map(|(name, id)| (id, name)).collect();
-    let of_source = |(source, (established, states)): (SourceKey, (u64, BTreeMap<_, StateConnections>))| {
-        let half_open = states.get(&State::HalfOpen).map_or(0, |half_open| half_open.connections);
-        let service = names.get(&source.service()).cloned().unwrap_or_default();
-        let states = states.into_values().collect();
-        SourceConnections { source: maps.source_net(&source), service, established, half_open, states }
-    };
-    let mut connections: Vec<_> = of_sources.into_iter().map(of_source).collect();
-    connections.sort_by_key(|of| Reverse(of.established + of.half_open));
-    Ok(connections)
 }
 
 #[cfg(test)]

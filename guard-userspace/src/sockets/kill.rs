@@ -122,20 +122,14 @@ impl Sockets {
         Ok(killed)
     }
 
-    /// Those that are counted, and that a look for ports does not find: conntrack has forgotten them, and nobody remembers to which port of
-    /// a container they go.
+    /// Those that are counted, and that a look for ports does not find; see [`Counted::missing`].
     fn forgotten(
         &mut self,
         order: &Order<'_>,
         found: &[Candidate],
         killed: &mut Killed,
     ) -> Result<Vec<Candidate>, Error> {
-        let known: HashSet<u64> = found.iter().map(|found| found.connection.cookie).collect();
-        let counted = order.counted.connections.iter();
-        let missing: HashMap<u64, u64> = counted
-            .filter(|(cookie, of)| !known.contains(cookie) && (order.is_wanted)(**cookie, of.client.ip()))
-            .map(|(cookie, of)| (*cookie, of.namespace))
-            .collect();
+        let missing = order.counted.missing(found, order.is_wanted);
         if missing.is_empty() {
             return Ok(Vec::new());
         }

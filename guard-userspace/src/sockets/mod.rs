@@ -36,9 +36,9 @@ mod reach;
 mod select;
 mod visits;
 
-use std::collections::{BTreeSet, HashMap};
+use std::collections::{BTreeSet, HashMap, HashSet};
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use serde::{Deserialize, Serialize};
@@ -53,7 +53,7 @@ use diag::Detail;
 use enter::Namespace;
 use look::{Extent, Found, Query};
 use namespaces::Identity;
-use select::Memory;
+use select::{Candidate, Memory};
 use visits::{Effort, Visits};
 
 /// How far a connection is.
@@ -69,6 +69,20 @@ pub enum State {
     Closing,
 }
 
+/// What tells whose a connection is, and which port its client asked for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Hash, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "snake_case")]
+pub enum KnownBy {
+    /// The socket itself: nothing is translated.
+    Socket,
+    /// Conntrack, which has translated it.
+    Conntrack,
+    /// A look before, which conntrack told. It has forgotten the connection since.
+    EarlierLook,
+    /// The kernel's count. Conntrack has forgotten the connection, and no look has seen it before that.
+    Count,
+}
+
 /// A TCP connection. IPv6 addresses that stand for IPv4 ones are IPv4 addresses here.
 #[derive(Clone, Debug, PartialEq, Eq)]
 pub struct Connection {
@@ -79,6 +93,7 @@ pub struct Connection {
     /// The server's end; in a container it may have another port.
     pub local: SocketAddr,
     pub state: State,
+    pub known_by: KnownBy,
     /// The inode of the network namespace that the socket is in.
     pub namespace: u64,
     /// With the namespace, tells this socket from all others of this boot.
@@ -144,6 +159,17 @@ impl<'a> Counted<'a> {
     fn namespaces(&self) -> BTreeSet<u64> {
         self.connections.values().map(|counted| counted.namespace).collect()
     }
+
+    /// The wanted that a look has not found, and the inodes of their namespaces. A look for ports does not find what conntrack has forgotten
+    /// if nothing remembers to which port of a container it goes.
+    fn missing(&self, found: &[Candidate], is_wanted: impl Fn(u64, IpAddr) -> bool) -> HashMap<u64, u64> {
+        let known: HashSet<u64> = found.iter().map(|found| found.connection.cookie).collect();
+        let missing = |(cookie, of): (&u64, &CountedConnection)| {
+            let is_missing = !known.contains(cookie) && is_wanted(*cookie, of.client.ip());
+            is_missing.then_some((*cookie, of.namespace))
+        };
+        self.connections.iter().filter_map(missing).collect()
+    }
 }
 
 /// The sockets of this host.
@@ -208,6 +234,28 @@ impl Sockets {
         counted: &Counted<'_>,
     ) -> Result<Listing, Error> {
         self.list_with(ports, counted, Detail::Full)
+    }
+
+    /// The same, with those that conntrack had forgotten before any look saw them: what the kernel counts is looked for whatever its port.
+    ///
+    /// # Errors
+    /// When the sockets of the own namespace cannot be listed.
+    pub fn list_with_forgotten(
+        &mut self,
+        ports: &BTreeSet<u16>,
+        counted: &Counted<'_>,
+    ) -> Result<Listing, Error> {
+        let (extent, effort, detail) = (Extent::Everywhere, Effort::Little, Detail::Full);
+        let query = Query { ports: Some(ports), extent, effort, detail, counted };
+        let mut found = self.look(&query)?;
+        let missing = counted.missing(&found.candidates, |_, _| true);
+        if !missing.is_empty() {
+            let namespaces = missing.values().copied().collect();
+            let all = self.look(&Query { ports: None, extent: Extent::Only(&namespaces), ..query })?;
+            let is_missing = |found: &Candidate| missing.contains_key(&found.connection.cookie);
+            found.candidates.extend(all.candidates.into_iter().filter(is_missing).map(Candidate::by_count));
+        }
+        Ok(found.into())
     }
 
     fn list_with(

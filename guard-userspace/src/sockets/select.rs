@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::conntrack::{Ends, Origin, Translations};
 use super::diag::Socket;
-use super::{Connection, Counted, State};
+use super::{Connection, Counted, KnownBy, State};
 
 /// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
 /// server that is about to stop no longer listens.
@@ -53,6 +53,12 @@ impl Candidate {
         })
     }
 
+    /// As one that only the kernel's count tells of.
+    pub(super) const fn by_count(mut self) -> Self {
+        self.connection.known_by = KnownBy::Count;
+        self
+    }
+
     pub(super) const fn key(&self) -> (u64, u64) {
         (self.connection.namespace, self.connection.cookie)
     }
@@ -69,7 +75,8 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
     let Socket { local, peer, state, cookie, silent, acknowledged, .. } = socket;
     let silent = silent.map(|milliseconds| Duration::from_millis(milliseconds.into()));
     let remembered = || view.memory.get(&(view.namespace, cookie)).and_then(|known| known.origin);
-    let known = view.translations.origin(Ends { peer, local }).or_else(remembered);
+    let translated = view.translations.origin(Ends { peer, local });
+    let known = translated.or_else(remembered);
     // What conntrack has forgotten, and no look has seen.
     let counted = view.counted.connections.get(&cookie).filter(|_| known.is_none());
     // The kernel gives no connection going out a port that a server has bound. That leaves those that a server used to have.
@@ -80,6 +87,11 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
     let is_reached = || view.is_host || (view.counted.came_through)(cookie);
     let is_incoming = known.is_some() || counted.is_some() || looks_incoming && is_reached();
     let own = Origin { client: counted.map_or(peer, |counted| counted.client), port: local.port() };
+    let known_by = match known {
+        Some(_) if translated.is_some() => KnownBy::Conntrack,
+        Some(origin) if origin != own => KnownBy::EarlierLook,
+        Some(_) | None => KnownBy::Socket,
+    };
     let Origin { client, port } = known.unwrap_or(own);
     let seen = None;
     let connection = Connection {
@@ -87,6 +99,7 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
         service_port: port,
         local,
         state,
+        known_by,
         namespace: view.namespace,
         cookie,
         silent,
@@ -175,7 +188,9 @@ mod tests {
             // Conntrack forgets it, and the server stops listening.
             let memory = Memory::from([(candidate.key(), candidate.known(Instant::now()))]);
             let later = judge(&socket, &[], &Translations::default(), &memory).unwrap();
-            assert_eq!(later.connection, candidate.connection);
+            assert_eq!(candidate.connection.known_by, KnownBy::Conntrack);
+            let remembered = Connection { known_by: KnownBy::EarlierLook, ..candidate.connection };
+            assert_eq!(later.connection, remembered);
             assert_eq!(later.is_wanted(Some(&ports)), expected, "{asked}, later");
         }
         let unknown = judge(&socket, &[8000], &Translations::default(), &Memory::new()).unwrap();

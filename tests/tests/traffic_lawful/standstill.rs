@@ -12,7 +12,7 @@ use guard_tests::scene::{SERVER, Scene};
 use guard_tests::wait;
 use nix::sys::signal::Signal;
 
-use super::work::post;
+use super::work::post_within;
 use super::{PATIENCE, PORT, enforced, loses_nothing, policies, serve};
 
 /// Seconds; `GUARD_TEST_STANDSTILL=60` for a minute.
@@ -34,7 +34,9 @@ fn stands_still(policy: &str, standstill: Duration) -> Result<()> {
     loses_nothing(&guard, "a health checker", u64::from(CHECKS) * 3, || {
         let request = r#"{"prompt": "x", "stream": true, "max_tokens": 20, "delay": 100}"#;
         thread::scope(|scope| {
-            let stream = scope.spawn(|| post(&scene.client, request));
+            let patience = (standstill + PATIENCE).as_secs().to_string();
+            let client = &scene.client;
+            let stream = scope.spawn(move || post_within(client, request, &patience));
             server.signal(Signal::SIGSTOP)?;
             let checked = check_for(&scene.client, standstill);
             server.signal(Signal::SIGCONT)?;

@@ -88,11 +88,16 @@ fn upload(client: &Host) -> Result<()> {
 
 /// What the server answers to a request, or to a file with one (`@FILE`).
 pub(crate) fn post(client: &Host, request: &str) -> Result<String> {
+    post_within(client, request, ANSWER)
+}
+
+/// The same, of a client that waits for so many seconds.
+pub(crate) fn post_within(client: &Host, request: &str, seconds: &str) -> Result<String> {
     let url = format!("http://{}:{PORT}/v1/completions", SERVER[0]);
     // Without Expect, curl does not ask whether it may upload.
     let headers = ["-H", "content-type: application/json", "-H", "expect:"];
     let (ok, answer) =
-        client.output("curl", &[&["-sSfN", "-m", ANSWER], &headers[..], &["-d", request, &url]].concat())?;
+        client.output("curl", &[&["-sSfN", "-m", seconds], &headers[..], &["-d", request, &url]].concat())?;
     ensure!(ok, "{answer}");
     Ok(answer)
 }

@@ -138,7 +138,7 @@ impl Engine {
         let ports = self.guarded_ports();
         let counted = connections::counted(&self.maps, self.maps.tracked()?);
         let mut held = lock(&self.watch);
-        let listing = begun(&mut held, Watch::begin)?.sockets.list_with_details(&ports, &counted)?;
+        let listing = begun(&mut held, Watch::begin)?.sockets.list_with_forgotten(&ports, &counted)?;
         drop(held);
         Ok(connections::by_source(&self.maps, &listing)?)
     }
