@@ -30,7 +30,10 @@ impl Confirm {
         if global.json {
             print_json(&json!({ "generation": generation }))?;
         } else {
-            print(&format!("policy generation {} stays\n", generation.unwrap_or(0)))?;
+            print(&format!(
+                "policy generation {} stays live; the next reload or start reads the agent's own file: put the policy there to keep it\n",
+                generation.unwrap_or(0)
+            ))?;
         }
         Ok(ExitCode::SUCCESS)
     }
