@@ -20,7 +20,8 @@ pub(super) struct Taken(PathBuf);
 /// # Errors
 /// [`Taken`], or why the lock cannot be had.
 pub(super) fn acquire(socket: &Path) -> Result<Flock<File>> {
-    if let Some(directory) = socket.parent().filter(|directory| !directory.exists()) {
+    // One that is there is no error.
+    if let Some(directory) = socket.parent() {
         DirBuilder::new()
             .recursive(true)
             .mode(0o755)

@@ -72,13 +72,16 @@ impl Record {
     /// # Errors
     /// With why not.
     pub(super) fn catch_up(&mut self, clock: &Clock) -> Result<(), LedgerError> {
-        if self.ledger.as_ref().is_some_and(|ledger| !ledger.is_in_place()) {
+        let looked = self.ledger.as_ref().map_or(Ok(true), Ledger::is_in_place);
+        if matches!(looked, Ok(false)) {
             warn!("the ledger {} is gone, and is made anew", self.path.display());
             self.ledger = None;
             self.is_reconciled = false;
         }
+        // After a look that failed the open file is written, and the failure is told.
+        let looked = looked.map(drop);
         if !self.with(|ledger| ledger.is_off(clock))? && self.missed.is_none() {
-            return Ok(());
+            return looked;
         }
         let was_in_doubt = self.with(|ledger| ledger.is_in_doubt(clock))?;
         self.write(Change::new(clock.clone()))?;
@@ -93,7 +96,7 @@ impl Record {
             }
             (true, true) | (false, false) => {}
         }
-        Ok(())
+        looked
     }
 
     /// All blocks, those that have ended included until they are removed; by `clock`.

@@ -63,7 +63,8 @@ impl PolicySource {
         if let Some(file) = &self.config {
             return Ok(Some(file.clone()));
         }
-        if Path::new(DEFAULT).exists() {
+        // Where the kernel does not tell, reading it says why.
+        if Path::new(DEFAULT).try_exists().unwrap_or(true) {
             return Ok(Some(DEFAULT.into()));
         }
         if self.interface.is_empty() && self.port.is_empty() && self.allow.is_empty() {

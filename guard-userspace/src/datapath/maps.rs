@@ -8,7 +8,7 @@ use aya::Ebpf;
 use aya::maps::{Array, Map, MapData, MapInfo};
 use guard_common::abi;
 
-use super::pins::{MapSet, Pins};
+use super::pins::{MapSet, Pins, is_there};
 use super::{Capacities, Error, fill};
 
 /// Every map that is kept over restarts.
@@ -77,9 +77,14 @@ impl Maps {
 
     /// Those of our maps that a set has.
     pub(super) fn open_set(set: &MapSet) -> Result<Self, Error> {
-        let present = NAMES.into_iter().map(|name| (name, set.map(name))).filter(|(_, path)| path.exists());
-        let open = |(name, path)| Ok((name, Map::from_map_data(MapData::from_pin(path)?)?));
-        Ok(Self { by_name: present.map(open).collect::<Result<_, Error>>()? })
+        let mut by_name = BTreeMap::new();
+        for name in NAMES {
+            let path = set.map(name);
+            if is_there(&path)? {
+                by_name.insert(name, Map::from_map_data(MapData::from_pin(path)?)?);
+            }
+        }
+        Ok(Self { by_name })
     }
 
     pub(super) fn get(&self, name: &'static str) -> Result<&Map, Error> {

@@ -6,7 +6,7 @@ use std::os::fd::{AsFd, OwnedFd};
 use std::path::Path;
 
 use super::maps::NAMES;
-use super::pins::Pins;
+use super::pins::{Pins, is_there};
 use super::{Datapath, Error, Mode, bpf};
 use crate::network;
 
@@ -129,7 +129,7 @@ impl Datapath {
         pinned.extend(self.trackers.iter().map(|(program, link)| (pins.tracker(program), link.as_fd())));
         let mut repaired = 0;
         for (path, descriptor) in pinned {
-            if path.exists() {
+            if is_there(&path)? {
                 continue;
             }
             pins.prepare_set(set)?;

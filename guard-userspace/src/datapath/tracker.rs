@@ -16,7 +16,7 @@ use aya::programs::{BtfTracePoint, Program};
 use guard_common::abi::Home;
 
 use super::load::causes;
-use super::pins::Pins;
+use super::pins::{Pins, remove};
 use super::types::Types;
 use super::{Datapath, Error, bpf};
 
@@ -90,9 +90,8 @@ fn pin(link: FdLink, program: &str, pins: &Pins) -> Result<OwnedFd, Error> {
         move |source| Error::File { action, path, source }
     };
     pins.prepare_tracker()?;
-    if next.exists() {
-        fs::remove_file(&next).map_err(failed("cannot remove", &next))?;
-    }
+    // An agent that was killed has left it.
+    remove(&next, |next| fs::remove_file(next))?;
     // Once it is held open below, this handle may go.
     let _pinned = link.pin(&next)?;
     fs::rename(&next, &path).map_err(failed("cannot rename", &next))?;

@@ -44,6 +44,10 @@ const JOURNAL: u32 = 4 << 20;
 pub enum LedgerError {
     #[error("cannot open the ledger {path}: {source}; choose another place with GUARD_STATE")]
     Open { path: PathBuf, source: io::Error },
+    #[error(
+        "cannot look at the ledger {path}: {source}; guard writes to the file that it has open, and looks again"
+    )]
+    Look { path: PathBuf, source: io::Error },
     #[error("the ledger: {0}")]
     Sqlite(#[from] rusqlite::Error),
     #[error(
@@ -75,7 +79,8 @@ impl Ledger {
     /// When the file cannot be read or made, or is of a newer build.
     pub fn open(path: &Path) -> Result<Self, LedgerError> {
         let failed = |source| LedgerError::Open { path: path.into(), source };
-        if let Some(directory) = path.parent().filter(|directory| !directory.exists()) {
+        // One that is there is no error.
+        if let Some(directory) = path.parent() {
             DirBuilder::new().recursive(true).mode(0o750).create(directory).map_err(failed)?;
         }
         match Self::try_open(path) {
@@ -116,9 +121,16 @@ impl Ledger {
         self.moved_aside.as_deref()
     }
 
-    /// Whether the file is still the one at its path: somebody may have removed it.
-    pub fn is_in_place(&self) -> bool {
-        fs::metadata(&self.path).is_ok_and(|file| identity(&file) == self.file)
+    /// Whether the file is still the one at its path: another program may have removed it.
+    ///
+    /// # Errors
+    /// When the path cannot be looked at. Then the open file may well be the right one.
+    pub fn is_in_place(&self) -> Result<bool, LedgerError> {
+        match fs::metadata(&self.path) {
+            Ok(file) => Ok(identity(&file) == self.file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(false),
+            Err(source) => Err(LedgerError::Look { path: self.path.clone(), source }),
+        }
     }
 
     /// Whether the times in the file are of another boot, or of before the time of day was set or synchronized.
@@ -174,7 +186,7 @@ impl LedgerError {
     fn code(&self) -> Option<ErrorCode> {
         match self {
             Self::Sqlite(error) => error.sqlite_error_code(),
-            Self::Open { .. } | Self::Newer { .. } | Self::Content(_) => None,
+            Self::Open { .. } | Self::Look { .. } | Self::Newer { .. } | Self::Content(_) => None,
         }
     }
 }

@@ -1,6 +1,7 @@
 //! The control socket: what the commands ask of the agent.
 
 use std::fs;
+use std::io::ErrorKind;
 use std::os::unix::fs::PermissionsExt;
 use std::os::unix::net::UnixListener as StdUnixListener;
 use std::path::{Path, PathBuf};
@@ -96,9 +97,11 @@ pub(in crate::agent) async fn serve(
 /// The control socket, for root and the group `guard`. The caller holds the lock of this socket, so one that lies there
 /// is left over from an agent that died.
 pub(in crate::agent) fn bind(socket: &Path) -> Result<StdUnixListener> {
-    if socket.exists() {
-        fs::remove_file(socket)
-            .with_context(|| format!("cannot remove the old socket {}", socket.display()))?;
+    match fs::remove_file(socket) {
+        Err(error) if error.kind() != ErrorKind::NotFound => {
+            return Err(error).with_context(|| format!("cannot remove the old socket {}", socket.display()));
+        }
+        Ok(()) | Err(_) => {}
     }
     let listener = StdUnixListener::bind(socket).with_context(|| {
         format!("cannot listen on {}: choose another path with GUARD_SOCKET", socket.display())

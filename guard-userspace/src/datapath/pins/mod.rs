@@ -121,9 +121,7 @@ impl Pins {
             let inode = directory.metadata().map_err(failed)?.ino();
             match Flock::lock(directory, FlockArg::LockExclusiveNonblock) {
                 // Another process may have removed it and made it anew meanwhile.
-                Ok(lock) if fs::metadata(&path).is_ok_and(|now| now.ino() == inode) => {
-                    return Ok(Alone(lock));
-                }
+                Ok(lock) if inode_of(&path).map_err(failed)? == Some(inode) => return Ok(Alone(lock)),
                 Ok(_) | Err((_, Errno::EWOULDBLOCK)) if begin.elapsed() < PATIENCE => {
                     thread::sleep(BETWEEN_TRIES)
                 }
@@ -244,13 +242,22 @@ impl Pins {
     }
 }
 
-/// The pins in a directory of guard's.
+/// The pins in a directory of guard's. What cannot be looked at is taken for one: to remove anything else fails, and is told.
 fn pins_in(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     let is_pin = |path: &PathBuf| {
         let is_named = path.file_name().and_then(|name| name.to_str()).is_some_and(is_plain);
-        is_named && fs::symlink_metadata(path).is_ok_and(|data| data.is_file())
+        is_named && fs::symlink_metadata(path).map_or(true, |data| data.is_file())
     };
     Ok(entries(directory)?.into_iter().filter(is_pin).collect())
+}
+
+/// None where there is nothing.
+fn inode_of(path: &Path) -> io::Result<Option<u64>> {
+    match fs::metadata(path) {
+        Ok(data) => Ok(Some(data.ino())),
+        Err(error) if error.kind() == ErrorKind::NotFound => Ok(None),
+        Err(error) => Err(error),
+    }
 }
 
 fn make_private(directory: &Path) -> io::Result<()> {
@@ -278,6 +285,11 @@ fn cut(pin: &Path) -> Result<(), Error> {
     }
 }
 
+/// Whether a pin is there. A look that fails says nothing of it.
+pub(super) fn is_there(pin: &Path) -> Result<bool, Error> {
+    pin.try_exists().map_err(|source| Error::File { action: "cannot look at", path: pin.into(), source })
+}
+
 fn is_bpffs(path: &Path) -> io::Result<bool> {
     Ok(statfs(path)?.filesystem_type() == BPF_FS_MAGIC)
 }
@@ -292,7 +304,7 @@ fn entries(directory: &Path) -> Result<Vec<PathBuf>, Error> {
     }
 }
 
-fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), Error> {
+pub(super) fn remove(path: &Path, how: impl Fn(&Path) -> io::Result<()>) -> Result<(), Error> {
     match how(path) {
         Err(source) if source.kind() != ErrorKind::NotFound => {
             Err(Error::File { action: "cannot remove", path: path.into(), source })
