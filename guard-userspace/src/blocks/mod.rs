@@ -5,6 +5,7 @@
 //! | `register` | blocks and unblocks, with and without an agent |
 //! | `told` | what the kernel was told |
 //! | `drift` | whether the kernel still has that |
+//! | `left_out` | blocks that the tables have no room for |
 //! | `mend` | brings back what another program has changed there |
 //! | `record` | what the ledger is told, or will be |
 //! | `notes` | what the audit log says of it |
@@ -16,6 +17,7 @@
 
 mod clock;
 mod drift;
+mod left_out;
 pub mod list;
 mod mend;
 pub mod nested;

@@ -96,7 +96,13 @@ impl Register {
         if let Err(error) = self.reconcile(maps, &Clock::now())? {
             warn!("blocks are only kept by the kernel: {error}");
         }
+        self.not_in_force().iter().for_each(|problem| warn!("{problem}"));
         Ok(())
+    }
+
+    /// What is to be told of blocks that the tables have no room for; none where all fit.
+    pub fn not_in_force(&self) -> Option<String> {
+        self.told.left_out().problem()
     }
 
     /// Closes the ledger: the agent ends. Threads that still wait keep the rest of it alive.
@@ -220,7 +226,7 @@ impl Register {
     pub fn sweep(&mut self, maps: &mut Maps) -> Result<usize, RegisterError> {
         let clock = Clock::now();
         let caught_up = self.record.catch_up(&clock);
-        if !self.record.is_reconciled {
+        if !self.record.is_reconciled || self.told.has_room_for_more() {
             self.reconcile(maps, &clock)??;
         }
         let at = boot_now();

@@ -6,6 +6,7 @@ use guard_common::abi::{self, End};
 use ipnet::IpNet;
 
 use super::drift::Digest;
+use super::left_out::LeftOut;
 use super::nested::{Ends, Nested};
 use crate::datapath::{Error, Maps, boot_now};
 use crate::limited;
@@ -17,6 +18,8 @@ pub(super) struct Told {
     /// The blocked addresses, and how many of them have the scope `host`.
     addresses: Digest,
     host_addresses: usize,
+    /// What the tables have no room for.
+    left_out: LeftOut,
 }
 
 /// What was found in the kernel at the beginning.
@@ -34,7 +37,7 @@ const LOOK_UPS_AN_ENTRY: usize = 8;
 /// ... and more than this, since the table has room for a million and all of it is walked through.
 const MANY: usize = 4096;
 
-type Entries = HashMap<IpNet, abi::Block>;
+pub(super) type Entries = HashMap<IpNet, abi::Block>;
 
 /// An entry to be written; none: to be removed.
 type Changes = Vec<(IpNet, Option<Ends>)>;
@@ -68,6 +71,9 @@ impl Told {
             let known = wanted.entry(*net).or_default();
             *known = known.max(*ends);
         }
+        told.left_out = LeftOut::of(&mut wanted, &present, maps.capacities()?.blocks);
+        // What was left out above says nothing of those within it.
+        told.nested = Nested::default();
         let prefixes = told.nested.set(&prefixes(&wanted));
         let addresses = || wanted.iter().filter(|(net, _)| is_address(net));
         told.host_addresses = addresses().filter(|(_, ends)| ends.host != End::NONE).count();
@@ -105,6 +111,7 @@ impl Told {
             }
         }
         self.change(maps, addresses, &prefixes, &present)?;
+        self.left_out.forget(wanted.keys());
         Ok(added)
     }
 
@@ -117,9 +124,11 @@ impl Told {
         let at = boot_now();
         let nets: HashSet<IpNet> = nets.into_iter().copied().collect();
         let present = self.present(maps, nets.iter())?;
-        let live = nets.iter().filter(|net| self.known(net, &present).services.is_after(|| at));
-        let live = live.copied().collect();
-        self.remove(maps, nets, &present)?;
+        let is_blocked =
+            |net: &&IpNet| self.known(net, &present).services.is_after(|| at) || self.left_out.contains(net);
+        let live = nets.iter().filter(is_blocked).copied().collect();
+        self.remove(maps, nets.clone(), &present)?;
+        self.left_out.forget(&nets);
         Ok(live)
     }
 
@@ -135,6 +144,7 @@ impl Told {
         let is_past = |net: &IpNet| !self.known(net, &present).services.is_after(|| at);
         let past: HashSet<IpNet> = nets.into_iter().filter(is_past).collect();
         self.remove(maps, past.clone(), &present)?;
+        self.left_out.forget(&past);
         Ok(past)
     }
 
@@ -234,6 +244,16 @@ impl Told {
         (self.host_addresses + prefixes) as u64
     }
 
+    /// What the tables have no room for.
+    pub(super) const fn left_out(&self) -> &LeftOut {
+        &self.left_out
+    }
+
+    /// Whether there is room by now for something that was left out.
+    pub(super) fn has_room_for_more(&self) -> bool {
+        self.left_out.fits(self.addresses.entries(), self.nested.len())
+    }
+
     /// Whether few enough are blocked to compare all of them often.
     pub(super) fn are_few(&self) -> bool {
         self.len() <= MANY
@@ -267,7 +287,8 @@ impl Told {
     pub(super) fn missing(&self, maps: &Maps, wanted: &HashMap<IpNet, Ends>) -> Result<Vec<IpNet>, Error> {
         let at = boot_now();
         let mut missing = Vec::new();
-        for (net, ends) in wanted.iter().filter(|(net, _)| is_address(net)) {
+        let told = |net: &IpNet| is_address(net) && !self.left_out.contains(net);
+        for (net, ends) in wanted.iter().filter(|(net, _)| told(net)) {
             let present = maps.block(net)?.as_ref().map(of_entry).unwrap_or_default();
             if ends.is_longer_than(present, at) {
                 missing.push(*net);
@@ -289,7 +310,8 @@ fn write(maps: &mut Maps, changes: &Changes, present: &Entries) -> Result<(), Er
             None => gone.push(*net),
         }
     }
-    let written = maps.write_blocks(&entries).and_then(|()| maps.remove_blocks(&gone));
+    // What goes makes room.
+    let written = maps.remove_blocks(&gone).and_then(|()| maps.write_blocks(&entries));
     if written.is_err() {
         put_back(maps, changes.iter().map(|(net, _)| net), present);
     }
