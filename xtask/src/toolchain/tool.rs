@@ -39,7 +39,9 @@ pub(crate) fn ensure(workspace: &Workspace, name: &str, version: &str, time: &st
 }
 
 fn runs(path: &Path, name: &str, version: &str) -> bool {
-    let answer = process::answer(Command::new(path).arg("--version"));
+    let ask = |arguments: &[&str]| process::answer(Command::new(path).args(arguments));
+    // Some subcommands of cargo insist on the name that cargo passes to them.
+    let answer = ask(&["--version"]).or_else(|_| ask(&[name.trim_start_matches("cargo-"), "--version"]));
     let found = answer.ok().and_then(|answer| Version::of_tool(name, &answer));
     found.is_some_and(|found| found.to_string() == version)
 }
