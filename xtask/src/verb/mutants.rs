@@ -3,7 +3,7 @@
 use std::path::Path;
 use std::process::Command;
 
-use anyhow::{Result, bail};
+use anyhow::{Context, Result, bail};
 
 use crate::consent::Consent;
 use crate::toolchain::{pins, tool};
@@ -88,6 +88,9 @@ impl Mutants {
         let mut missed = Vec::new();
         for area in Area::ALL.into_iter().filter(|area| self.area.is_none_or(|only| only == *area)) {
             process::announce(&format!("Changes of {}", area.files()));
+            let results = workspace.target.join("mutants").join(area.name());
+            std::fs::create_dir_all(&results)
+                .with_context(|| format!("Could not create {}.", results.display()))?;
             if !Self::is_noticed(&mut self.command(&workspace, &program, area, &[area.package()]))? {
                 // The slower tests try only what the faster ones have missed.
                 let mut again = self.command(&workspace, &program, area, &[area.package(), "guard-proof"]);
