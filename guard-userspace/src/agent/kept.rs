@@ -44,18 +44,28 @@ pub(super) fn path(state: &Path) -> PathBuf {
 }
 
 /// The policy to start with when `origin` cannot be used: the last one that was live under the same file. None if there is none.
-pub fn last_policy(state: &Path, origin: &Origin) -> Option<Source> {
-    let kept = Kept::read(state)?;
-    if kept.origin != origin.file {
-        return None;
-    }
-    kept.live.source(&origin.flags).ok()
+///
+/// # Errors
+/// When the copy is there, or may be, and cannot be read.
+pub fn last_policy(state: &Path, origin: &Origin) -> Result<Option<Source>> {
+    let Some(kept) = Kept::read(state)?.filter(|kept| kept.origin == origin.file) else { return Ok(None) };
+    let unusable = "this build cannot use the copy of the last policy that was live";
+    kept.live.source(&origin.flags).context(unusable).map(Some)
 }
 
 impl Kept {
-    /// What is kept, if it can be read.
-    pub(super) fn read(state: &Path) -> Option<Self> {
-        serde_json::from_slice(&fs::read(path(state)).ok()?).ok()
+    /// What is kept; none where nothing is.
+    ///
+    /// # Errors
+    /// When the copy is there, or may be, and cannot be read.
+    pub(super) fn read(state: &Path) -> Result<Option<Self>> {
+        let path = path(state);
+        let failed = || format!("cannot read the copy of the last policy that was live, {}", path.display());
+        match fs::read(&path) {
+            Ok(text) => serde_json::from_slice(&text).map(Some).with_context(failed),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error).with_context(failed),
+        }
     }
 
     /// Whether the copy is there, or may be: a look that fails says nothing of it.
@@ -138,16 +148,17 @@ mod tests {
         let directory = tempfile::tempdir().unwrap();
         let state = directory.path().join("guard.db");
         let origin = Origin::of_file("/etc/guard/guard.toml");
-        assert!(last_policy(&state, &origin).is_none());
+        assert!(last_policy(&state, &origin).unwrap().is_none());
         for text in [TEXT, TEXT] {
             kept(text).write(&state).unwrap();
         }
         assert_eq!(fs::metadata(path(&state)).unwrap().permissions().mode() & 0o777, 0o600);
-        let source = last_policy(&state, &origin).unwrap();
+        let source = last_policy(&state, &origin).unwrap().unwrap();
         assert_eq!(source.checked.policy.services[0].name, "web");
-        assert!(last_policy(&state, &Origin::of_file("/etc/other.toml")).is_none());
+        assert!(last_policy(&state, &Origin::of_file("/etc/other.toml")).unwrap().is_none());
         fs::write(path(&state), "broken").unwrap();
-        assert!(last_policy(&state, &origin).is_none());
+        let error = last_policy(&state, &origin).unwrap_err();
+        assert!(format!("{error:#}").contains("guard.policy.json"), "it is not taken for absent: {error:#}");
     }
 
     #[test]

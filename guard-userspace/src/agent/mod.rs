@@ -33,7 +33,7 @@ mod watched_file;
 mod watching;
 
 use std::ffi::OsString;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 use std::sync::Arc;
 
@@ -62,12 +62,37 @@ pub use status::{
     CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status, UnguardedStatus,
 };
 
+/// Why the policy of a start is not the one of the file, but the last one that was live.
+#[derive(Clone, Debug)]
+pub struct Refused {
+    pub why: String,
+    /// The policy is right, and the kernel does not take it.
+    pub by_kernel: bool,
+}
+
+impl Refused {
+    fn problem(&self, file: &Path) -> String {
+        let (first, file) = (self.why.lines().next().unwrap_or_default(), file.display());
+        let advice = if self.by_kernel {
+            "the agent tries it again, less and less often".into()
+        } else {
+            format!("mend it, `guard check {file}` says what is wrong")
+        };
+        let cannot =
+            if self.by_kernel { "is right, but the kernel does not take it" } else { "cannot be used" };
+        format!(
+            "the policy {file} {cannot}, and the last one that was live guards instead: {first}; {advice}"
+        )
+    }
+}
+
 /// What the agent is started with.
+#[derive(Clone)]
 pub struct Settings {
     /// Where the policy is read from, now and at each reload.
     pub origin: Origin,
-    /// Why the policy of the start is not the one of `origin`, but the last one that was live.
-    pub refused: Option<String>,
+    /// Set where the policy of the start is not the one of `origin`.
+    pub refused: Option<Refused>,
     /// Whether a change of the policy file is a reload.
     pub watch: bool,
     pub pins: Pins,
@@ -102,8 +127,9 @@ pub fn run(settings: Settings, source: &Source) -> Result<End> {
     let mut control = Control::reserve(&settings.socket)?;
     let (stop, stopped) = watch::channel(false);
     let policy = settings.origin.file.as_ref();
-    let policy = policy.map(|file| PolicyFile::new(file, settings.watch, settings.refused.is_some()));
+    let mut policy = policy.map(|file| PolicyFile::new(file, settings.watch));
     let engine = Arc::new(Engine::start(settings, source, stop)?);
+    policy.iter_mut().filter(|_| engine.uses_last_policy()).for_each(PolicyFile::forget);
     control.begin(&engine);
     let metrics = Metrics::begin(&engine);
     // Threads inherit what is left, so this comes before those that last.

@@ -20,12 +20,13 @@ pub(super) struct PolicyFile {
 }
 
 impl PolicyFile {
-    pub(super) fn new(file: &Path, watch: bool, was_refused: bool) -> Self {
-        let mut file = WatchedFile::new(file);
-        if was_refused {
-            file.forget();
-        }
-        Self { file, watch, pause: LOOKS_TO_NEXT_TRY.0, left: None }
+    pub(super) fn new(file: &Path, watch: bool) -> Self {
+        Self { file: WatchedFile::new(file), watch, pause: LOOKS_TO_NEXT_TRY.0, left: None }
+    }
+
+    /// The file counts as changed: the agent does not guard by what is in it.
+    pub(super) fn forget(&mut self) {
+        self.file.forget();
     }
 
     /// Whether the file is to be read; that it cannot be is a problem.

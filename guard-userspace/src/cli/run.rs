@@ -15,7 +15,7 @@ use tracing_subscriber::util::SubscriberInitExt;
 use super::Global;
 use super::policy_source::PolicySource;
 use crate::agent::log::{Farewell, Writer};
-use crate::agent::{self, End, Settings};
+use crate::agent::{self, End, Refused, Settings};
 use crate::config::{Log, LogFormat, LogLevel, Origin, Source};
 
 /// Run the agent in the foreground; logs go to stderr
@@ -79,15 +79,19 @@ impl Run {
     ///
     /// # Errors
     /// When there was none before either.
-    fn policy(&self, global: &Global) -> Result<(Origin, Source, Option<String>)> {
+    fn policy(&self, global: &Global) -> Result<(Origin, Source, Option<Refused>)> {
         let origin = self.source.origin();
         let read = origin.as_ref().map_err(|error| anyhow!("{error:#}")).and_then(Origin::read);
         let origin = origin.unwrap_or_else(|_| self.source.of_default_file());
         match read {
             Ok(source) => Ok((origin, source, None)),
             Err(error) => match agent::last_policy(&global.state, &origin) {
-                Some(source) => Ok((origin, source, Some(format!("{error:#}")))),
-                None => Err(error),
+                Ok(Some(source)) => {
+                    let refused = Refused { why: format!("{error:#}"), by_kernel: false };
+                    Ok((origin, source, Some(refused)))
+                }
+                Ok(None) => Err(error),
+                Err(unusable) => Err(anyhow!("{error:#}\n{unusable:#}")),
             },
         }
     }

@@ -1,7 +1,7 @@
 //! Loading the object, or taking over what is pinned.
 
 use std::borrow::Cow;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::error::Error as StdError;
 use std::os::fd::OwnedFd;
 
@@ -12,7 +12,7 @@ use aya::{Ebpf, EbpfError, EbpfLoader};
 use guard_common::abi;
 
 use super::maps::{Maps, NAMES};
-use super::pins::{Alone, MapSet, Pins};
+use super::pins::{Alone, MapSet, Pins, is_there};
 use super::repair::HeldLink;
 use super::succession::{self, Succession};
 use super::{Error, host, stack};
@@ -67,6 +67,8 @@ pub struct Datapath {
     /// Whether that set has all that it needs, so that the next start may use it.
     pub(super) complete: bool,
     pub(super) succession: Option<Succession>,
+    /// Older sets whose counters are taken over, by their names.
+    pub(super) carried: BTreeSet<String>,
     /// Which of the two programs this kernel takes.
     pub(super) multi_buffer: bool,
     /// The pinned links, by the index of their interface.
@@ -109,6 +111,7 @@ impl Datapath {
             set,
             complete,
             succession,
+            carried: BTreeSet::new(),
             multi_buffer,
             links,
             unpinned,
@@ -229,7 +232,7 @@ fn misfit(set: &MapSet, capacities: &Capacities) -> Result<Option<String>, Error
     let sizes = sizes(capacities);
     for name in NAMES {
         let path = set.map(name);
-        if !path.exists() {
+        if !is_there(&path)? {
             return Ok(Some(format!("{name} is missing")));
         }
         let expected = object.maps.get(name).ok_or(Error::NoMap(name))?;

@@ -53,7 +53,7 @@ pub use fill::{CLIENTS_TABLE, Fill};
 pub use load::{Capacities, Datapath, Options};
 pub use maps::Maps;
 pub use pins::Alone;
-pub use publish::boot_now;
+pub use publish::{Prepared, boot_now};
 pub use rings::{Ring, Rings};
 pub use succession::Succession;
 pub use watch::KernelLog;

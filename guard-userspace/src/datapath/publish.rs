@@ -39,6 +39,14 @@ pub struct Live {
     pub unconfirmed_for: Option<Duration>,
 }
 
+/// A policy that lies in the slot that is not live.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+#[must_use]
+pub struct Prepared {
+    slot: Slot,
+    pub generation: u64,
+}
+
 impl Maps {
     /// Makes `plan` live and returns its generation.
     ///
@@ -46,9 +54,17 @@ impl Maps {
     /// When a table cannot hold its part; the policy that was live stays so. When a policy waits for its confirmation: the slot that is
     /// not live holds the one to go back to.
     pub fn publish(&mut self, plan: &Plan) -> Result<u64, Error> {
-        let (slot, generation) = self.prepare(plan)?;
-        self.store(Epoch::confirmed(slot))?;
-        Ok(generation)
+        let prepared = self.prepare(plan)?;
+        self.switch_to(prepared)?;
+        Ok(prepared.generation)
+    }
+
+    /// Makes a prepared policy live, in one store.
+    ///
+    /// # Errors
+    /// When the map cannot be written; the policy that was live stays so.
+    pub fn switch_to(&mut self, prepared: Prepared) -> Result<(), Error> {
+        self.store(Epoch::confirmed(prepared.slot))
     }
 
     /// Makes `plan` live for `time` and returns its generation. Unless [`confirm`](Self::confirm) comes in time the program goes back to the
@@ -57,7 +73,7 @@ impl Maps {
     /// # Errors
     /// As [`publish`](Self::publish).
     pub fn publish_for(&mut self, plan: &Plan, time: Duration) -> Result<u64, Error> {
-        let (slot, generation) = self.prepare(plan)?;
+        let Prepared { slot, generation } = self.prepare(plan)?;
         let time = u64::try_from(time.as_nanos()).unwrap_or(u64::MAX);
         self.store(Epoch::until(slot, boot_now().saturating_add(time)))?;
         Ok(generation)
@@ -81,7 +97,10 @@ impl Maps {
     }
 
     /// Writes `plan` into the slot that is not live.
-    fn prepare(&mut self, plan: &Plan) -> Result<(Slot, u64), Error> {
+    ///
+    /// # Errors
+    /// As [`publish`](Self::publish).
+    pub fn prepare(&mut self, plan: &Plan) -> Result<Prepared, Error> {
         let live = self.live()?;
         if live.unconfirmed_for.is_some() {
             return Err(Error::AwaitsConfirmation);
@@ -95,7 +114,7 @@ impl Maps {
         self.array_mut::<abi::Policy>("POLICIES")?.set(idle.index(), policy, 0)?;
         // What was remembered under the policy that was in this slot before.
         self.note_change()?;
-        Ok((idle, generation))
+        Ok(Prepared { slot: idle, generation })
     }
 
     /// The policy that judges packets now.

@@ -131,18 +131,38 @@ impl Datapath {
         Ok(())
     }
 
-    /// No link runs a program over an older set any longer: takes over what they counted at last, and removes them.
+    /// No link runs a program over an older set any longer: takes over what they counted at last, and removes them. It can be called again
+    /// after an error: nothing is counted twice.
     ///
     /// # Errors
     /// When the pins cannot be read or removed.
     pub fn retire(&mut self) -> Result<(), Error> {
         let (Some(pins), Some(set)) = (&self.pins, &self.set) else { return Ok(()) };
         for old in pins.complete_sets()?.iter().filter(|old| *old != set) {
-            if SAME_LAYOUT.contains(&old.version()) {
+            if SAME_LAYOUT.contains(&old.version()) && !self.carried.contains(&old.name()) {
                 self.maps.carry_counters(&Maps::open_set(old)?)?;
+                self.carried.insert(old.name());
             }
             pins.remove_set(old)?;
         }
         Ok(())
+    }
+
+    /// The start has failed: where this process has filled a set beside an older one, and no interface uses it, the older one is in use again.
+    ///
+    /// # Errors
+    /// When the new set cannot be removed.
+    pub fn abandon(&mut self) -> Result<(), Error> {
+        let (Some(pins), Some(set), true, true) =
+            (&self.pins, &self.set, self.succession.is_some(), self.links.is_empty())
+        else {
+            return Ok(());
+        };
+        pins.remove_set(set)
+    }
+
+    /// Whether packets may be judged by these maps already: the set was in use before this process took it over.
+    pub fn is_in_use(&self) -> Result<bool, Error> {
+        Ok(self.pins.is_some() && self.complete && self.maps.live()?.generation > 0)
     }
 }

@@ -85,6 +85,14 @@ impl Attached {
     }
 }
 
+/// When the program leaves the interfaces that no policy asks for any longer.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Leaving {
+    Now,
+    /// The policy is not live yet.
+    Later,
+}
+
 /// What was known before a look, so that only news are logged.
 struct Before {
     refused: BTreeMap<String, String>,
@@ -93,13 +101,13 @@ struct Before {
 
 impl Kernel {
     /// Puts the program where the policy wants it, and takes it off where no policy does any longer; what `kept` asked for stays guarded, too.
-    pub(super) fn attach_also(&mut self, policy: &Policy, kept: &[String]) {
+    pub(super) fn attach_also(&mut self, policy: &Policy, kept: &[String], when: Leaving) {
         let before = Before {
             refused: std::mem::take(&mut self.attached.refused),
             troubles: std::mem::take(&mut self.attached.troubles),
         };
         let entries = Entries { policy: &policy.attach.interfaces, kept };
-        if let Err(unknown) = self.follow(policy, &entries) {
+        if let Err(unknown) = self.follow(policy, &entries, when) {
             self.attached.refused.clone_from(&before.refused);
             let trouble = format!(
                 "cannot look after the interfaces: {unknown}; what is guarded stays so, and guard tries again"
@@ -118,7 +126,7 @@ impl Kernel {
             .for_each(|trouble| warn!("{trouble}"));
     }
 
-    fn follow(&mut self, policy: &Policy, entries: &Entries<'_>) -> Result<(), Error> {
+    fn follow(&mut self, policy: &Policy, entries: &Entries<'_>, when: Leaving) -> Result<(), Error> {
         // The pins first: a device that goes meanwhile is then missing in the network, and not taken for one that was never guarded.
         let pinned = self.datapath.pinned_interfaces()?;
         let network = Network::look()?;
@@ -143,10 +151,10 @@ impl Kernel {
             .copied()
             .filter(|index| guarded.contains_key(index))
             .collect();
-        if all_there {
-            self.leave(&leaving);
-        } else {
-            self.stay(&leaving, policy.attach.mode, &network);
+        match (all_there, when) {
+            (true, Leaving::Now) => self.leave(&leaving),
+            (true, Leaving::Later) => {}
+            (false, Leaving::Now | Leaving::Later) => self.stay(&leaving, policy.attach.mode, &network),
         }
         self.attached.unguarded = unguarded(&self.attached, &network);
         Ok(())

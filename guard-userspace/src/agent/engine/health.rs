@@ -6,6 +6,7 @@ use std::time::{Duration, Instant};
 
 use tracing::warn;
 
+use super::attach::Leaving;
 use super::{Engine, lock};
 use crate::agent::problems::Topic;
 use crate::agent::status::{InterfaceStatus, UnguardedStatus};
@@ -52,6 +53,7 @@ impl Engine {
         if let Err(error) = parts.register.sweep(parts.datapath.maps_mut()) {
             problems.push(format!("blocks are not as the ledger has them: {error}"));
         }
+        problems.extend(parts.register.not_in_force());
         match parts.register.mend(parts.datapath.maps_mut()) {
             Ok(0) => {}
             Ok(mended) => self.note_drift(mended),
@@ -60,11 +62,19 @@ impl Engine {
             }
         }
         self.block_drift.store(parts.register.drift(), Ordering::Relaxed);
+        if !parts.is_retired {
+            match parts.datapath.retire() {
+                Ok(()) => parts.is_retired = true,
+                Err(error) => problems.push(format!(
+                    "cannot remove the maps of the guard before this one: {error}; the agent tries again, and `guard detach` removes them"
+                )),
+            }
+        }
         problems.extend(lock(&self.not_compared).clone());
         problems.extend(lock(&self.lasting_problems).iter().cloned());
         self.count_blocks(&parts.register);
         let keep = self.policies().kept_interfaces();
-        kernel.attach_also(&policy, &keep);
+        kernel.attach_also(&policy, &keep, Leaving::Now);
         problems.extend(kernel.attached.problems());
         let interfaces = kernel.attached.status();
         let unguarded = kernel.attached.unguarded().to_vec();

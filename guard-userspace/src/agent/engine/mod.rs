@@ -3,6 +3,7 @@
 //! | module | what it does |
 //! | --- | --- |
 //! | `policy` | makes a policy live, and takes one back |
+//! | `start` | the beginning, up to the program on the cards |
 //! | `policies` | the policies that are known, and which of them is live |
 //! | `attach`, `wanted` | keeps the program on the interfaces that the policy asks for |
 //! | `blocks` | blocks and unblocks |
@@ -31,18 +32,18 @@ mod offences;
 mod policies;
 mod policy;
 mod reach;
+mod start;
 mod top;
 mod wanted;
 mod watchers;
 
 use std::collections::BTreeMap;
 use std::net::SocketAddr;
-use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Instant;
 
-use anyhow::{Context, Result, anyhow};
+use anyhow::{Result, anyhow};
 use guard_common::abi::ServiceId;
 use tokio::sync::watch;
 use tracing::{info, warn};
@@ -53,7 +54,7 @@ use crate::autoblock::WouldBlock;
 use crate::blocks::{BlockCounts, Register};
 use crate::config::{Capacity, OnExit, Policy, Source};
 use crate::connections::Totals;
-use crate::datapath::{Capacities, Datapath, Error, Maps, Options, Rings, Succession};
+use crate::datapath::{Capacities, Datapath, Error, Maps, Rings, Succession};
 use crate::drops::RecentDrops;
 use crate::explain::{Background, Explanation};
 use crate::ledger::Action;
@@ -122,6 +123,8 @@ struct Kernel {
     datapath: Datapath,
     attached: Attached,
     register: Register,
+    /// Whether the maps of the guard before this one are gone.
+    is_retired: bool,
 }
 
 /// Why the agent has ended.
@@ -138,46 +141,32 @@ impl Engine {
     ///
     /// # Errors
     /// With what is wrong. What was in the kernel before goes on; if there was nothing, nothing stays.
-    pub fn start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
-        let pins = settings.pins.clone();
-        let was_there = pins.exist();
-        Self::try_start(settings, source, stop).inspect_err(|_| {
-            if !was_there && let Err(error) = pins.remove_all() {
+    pub fn start(mut settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
+        let was_there = settings.pins.exist();
+        let begun = start::begin(&settings, source).or_else(|error| {
+            if !error.is::<start::NotTaken>() {
+                return Err(error);
+            }
+            let (last, refused) = start::last_instead(&settings, source, error)?;
+            settings.refused = Some(refused);
+            start::begin(&settings, &last)
+        });
+        let begun = begun.inspect_err(|_| {
+            if !was_there && let Err(error) = settings.pins.remove_all() {
                 warn!("what was begun could not be taken back: {error}; `guard detach` removes it");
             }
-        })
+        })?;
+        Ok(Self::of(settings, begun, stop))
     }
 
-    fn try_start(settings: Settings, source: &Source, stop: watch::Sender<bool>) -> Result<Self> {
-        let policy = &source.checked.policy;
-        let mut datapath = Datapath::open(&Options {
-            capacities: policies::capacities_to_use(&settings.pins, policy),
-            pins: Some(settings.pins.clone()),
-            fixed_time: None,
-            without_notes: false,
-        })?;
-        datapath.succession().inspect(|succession| announce(succession));
-        let mut policies = Policies::begin(&settings, source, &mut datapath)?;
-        datapath.complete()?;
-        // What may fail comes before the program is on an interface, or is a problem that is tried again.
-        let maps = Maps::open(&settings.pins).context("cannot open the maps that were just pinned")?;
-        let register = Register::new(settings.state.clone());
-        let mut kernel = Kernel { datapath, attached: Attached::default(), register };
-        kernel.attach_also(&Arc::clone(policies.live()), &policies.kept_interfaces());
-        kernel.attached.require_one()?;
-        let mut lasting = Vec::new();
-        if let Err(error) = kernel.datapath.retire() {
-            lasting.push(format!(
-                "cannot remove the maps of the guard before this one: {error}; `guard detach` does"
-            ));
-        }
-        lasting.iter().for_each(|problem| warn!("{problem}"));
+    fn of(settings: Settings, begun: start::Begun, stop: watch::Sender<bool>) -> Self {
+        let start::Begun { mut kernel, maps, mut policies } = begun;
         // The ledger may take long, or fail: the next look tries again.
         if let Err(error) = kernel.register.begin(kernel.datapath.maps_mut()) {
             warn!("the blocks of the ledger are not in the kernel yet: {error}");
         }
         let generation = policies.generation();
-        policies.note_refusal(settings.refused.clone());
+        policies.note_refusal(settings.refused.as_ref().map(|refused| refused.why.clone()));
         let engine = Self {
             kernel: Mutex::new(kernel),
             maps,
@@ -188,7 +177,7 @@ impl Engine {
             connection_totals: Mutex::default(),
             not_compared: Mutex::default(),
             warnings: Mutex::default(),
-            lasting_problems: Mutex::new(lasting),
+            lasting_problems: Mutex::default(),
             problems: Problems::default(),
             looks: Mutex::default(),
             observer: Mutex::new(observer::Observer::begin(&settings.state)),
@@ -214,7 +203,12 @@ impl Engine {
         engine.track_connections();
         engine.compare_connections();
         engine.look_after();
-        Ok(engine)
+        engine
+    }
+
+    /// Whether the last policy that was live guards in the place of the one that the agent was started with.
+    pub fn uses_last_policy(&self) -> bool {
+        self.settings.refused.is_some()
     }
 
     /// What guard is and has counted.

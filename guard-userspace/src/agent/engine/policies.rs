@@ -5,17 +5,18 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use anyhow::Result;
-use nix::net::if_::if_indextoname;
 use tracing::{info, warn};
 
-use super::policy::publish;
+use super::policy::{prepare, publish};
+use super::start::NotTaken;
 use crate::agent::Settings;
 use crate::agent::kept::{Kept, KeptPolicy};
 use crate::agent::status::PolicyStatus;
 use crate::blocks::Clock;
 use crate::config::{Policy, Source};
 use crate::datapath::pins::Pins;
-use crate::datapath::{Capacities, Datapath, Maps};
+use crate::datapath::{Capacities, Datapath, Error, Maps, Prepared};
+use crate::network;
 
 pub(super) struct Policies {
     live: Live,
@@ -53,13 +54,28 @@ struct Live {
 
 impl Policies {
     /// Makes a policy live; or, where one awaits its confirmation in the kernel, takes that state over and puts the file off.
-    pub(super) fn begin(settings: &Settings, source: &Source, datapath: &mut Datapath) -> Result<Self> {
+    ///
+    /// Where packets are judged by these maps already, the policy is not live yet, but prepared.
+    ///
+    /// # Errors
+    /// With what is wrong; [`NotTaken`] where another policy may do.
+    pub(super) fn begin(
+        settings: &Settings,
+        source: &Source,
+        datapath: &mut Datapath,
+    ) -> Result<(Self, Option<Prepared>)> {
         if datapath.maps().live()?.unconfirmed_for.is_some() {
-            return Self::take_over(settings, source, datapath.maps());
+            return Ok((Self::take_over(settings, source, datapath.maps())?, None));
         }
-        let generation = publish(datapath, &source.checked.policy, None)?;
+        let policy = &source.checked.policy;
+        let (generation, prepared) = if datapath.is_in_use()? {
+            let prepared = prepare(datapath, policy).map_err(NotTaken)?;
+            (prepared.generation, Some(prepared))
+        } else {
+            (publish(datapath, policy, None).map_err(NotTaken)?, None)
+        };
         let live = Live::new(source, generation);
-        Ok(Self {
+        let policies = Self {
             live,
             before: None,
             refused: None,
@@ -67,12 +83,16 @@ impl Policies {
             unknown: None,
             changes: 0,
             kept: None,
-        })
+        };
+        Ok((policies, prepared))
     }
 
     fn take_over(settings: &Settings, source: &Source, maps: &Maps) -> Result<Self> {
         let generation = maps.live()?.generation;
-        let kept = Kept::read(&settings.state);
+        let kept = Kept::read(&settings.state).unwrap_or_else(|unknown| {
+            warn!("{unknown:#}");
+            None
+        });
         let flags = &settings.origin.flags;
         let pending = kept.as_ref().and_then(|kept| kept.of_generation(generation));
         let pending = pending.and_then(|kept| Some((kept.source(flags).ok()?, kept.loaded_at)));
@@ -87,7 +107,7 @@ impl Policies {
             },
             None => (Live::new(source, 0), PutOff::OnReturn),
         };
-        let unknown = pending.is_none().then(|| guarded_interfaces(&settings.pins));
+        let unknown = pending.is_none().then(|| guarded_interfaces(&settings.pins)).transpose()?;
         let live = match pending {
             Some((source, loaded_at)) => {
                 Live { loaded_at: time(loaded_at), ..Live::new(&source, generation) }
@@ -245,22 +265,32 @@ impl Live {
 
 /// The sizes for the tables: those of the policy, but while one awaits its confirmation the tables stay as they are. New ones would lose the way
 /// back.
-pub(super) fn capacities_to_use(pins: &Pins, policy: &Policy) -> Capacities {
-    let pinned =
-        Maps::open(pins).ok().filter(|maps| maps.live().is_ok_and(|live| live.unconfirmed_for.is_some()));
-    match pinned.and_then(|maps| maps.capacities().ok()) {
+///
+/// # Errors
+/// When the kernel does not tell what is pinned.
+pub(super) fn capacities_to_use(pins: &Pins, policy: &Policy) -> Result<Capacities, Error> {
+    let pinned = match Maps::open(pins) {
+        Ok(maps) => maps.live()?.unconfirmed_for.map(|_| maps.capacities()).transpose()?,
+        // There are no tables of this build: they are made in any case.
+        Err(Error::NotRunning { .. } | Error::OtherVersion { .. } | Error::MissingPin(_)) => None,
+        Err(error) => return Err(error),
+    };
+    Ok(match pinned {
         Some(pinned) => {
             info!("the tables keep their sizes while a policy awaits its confirmation");
             pinned
         }
         None => super::capacities(policy),
-    }
+    })
 }
 
 /// Those that a guard before this one is on.
-fn guarded_interfaces(pins: &Pins) -> Vec<String> {
-    let links = pins.pinned_links().unwrap_or_default();
-    links.into_iter().filter_map(|(index, ..)| if_indextoname(index).ok()?.into_string().ok()).collect()
+fn guarded_interfaces(pins: &Pins) -> Result<Vec<String>, Error> {
+    let mut names = Vec::new();
+    for (index, ..) in pins.pinned_links()? {
+        names.extend(network::link(index)?.map(|link| link.name));
+    }
+    Ok(names)
 }
 
 fn seconds(time: SystemTime) -> u64 {

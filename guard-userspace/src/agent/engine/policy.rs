@@ -14,9 +14,9 @@ use crate::agent::interfaces;
 use crate::agent::policy_file::unreadable;
 use crate::agent::problems::Topic;
 use crate::config::{Policy, Report, Source};
-use crate::datapath::Datapath;
+use crate::datapath::{Datapath, Prepared};
 use crate::ledger::Action;
-use crate::plan;
+use crate::plan::{self, Plan};
 
 /// What was made live.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -49,10 +49,20 @@ impl From<anyhow::Error> for ApplyError {
     }
 }
 
+/// Writes a policy into the kernel, where it is not live yet.
+pub(super) fn prepare(datapath: &mut Datapath, policy: &Policy) -> Result<Prepared> {
+    let plan = planned(datapath, policy)?;
+    Ok(datapath.maps_mut().prepare(&plan)?)
+}
+
+fn planned(datapath: &Datapath, policy: &Policy) -> Result<Plan> {
+    let known = datapath.maps().service_names()?;
+    plan::compile(policy, &known).context("the policy does not fit into the tables")
+}
+
 /// Writes a policy into the kernel and makes it live, for `time` or for good. Returns its generation.
 pub(super) fn publish(datapath: &mut Datapath, policy: &Policy, time: Option<Duration>) -> Result<u64> {
-    let known = datapath.maps().service_names()?;
-    let plan = plan::compile(policy, &known).context("the policy does not fit into the tables")?;
+    let plan = planned(datapath, policy)?;
     let generation = match time {
         None => datapath.maps_mut().publish(&plan)?,
         Some(time) => datapath.maps_mut().publish_for(&plan, time)?,
@@ -185,14 +195,7 @@ impl Engine {
     pub(super) fn begin_problems(&self) {
         let policies = self.policies();
         if let (Some(refused), Some(file)) = (&self.settings.refused, &self.settings.origin.file) {
-            let first = refused.lines().next().unwrap_or_default();
-            let file = file.display();
-            self.problems.set(
-                Topic::LastPolicy,
-                format!(
-                    "the policy {file} cannot be used, and the last one that was live guards instead: {first}; mend it, `guard check {file}` says what is wrong"
-                ),
-            );
+            self.problems.set(Topic::LastPolicy, refused.problem(file));
         }
         if policies.is_unknown() {
             self.problems.set(
