@@ -10,6 +10,7 @@
 //! | [`cpu_time`] | what work spends of a CPU |
 //! | [`crowd`] | network namespaces by the hundred, of a user without rights |
 //! | [`every_wire`] | a stranger on several wires, and what of it comes through on each |
+//! | [`faults`] | errors of system calls, put in by strace |
 //! | [`fence`] | knowing that everything that was sent before is through |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`dashboard`] | what a dashboard asks of Prometheus |
@@ -43,6 +44,7 @@ pub mod crowd;
 pub mod dashboard;
 pub mod demo;
 pub mod every_wire;
+pub mod faults;
 pub mod fence;
 pub mod guard;
 pub mod hidden;

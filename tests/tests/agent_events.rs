@@ -363,6 +363,9 @@ fn run(world: &mut World<'_>, events: u64) -> Result<()> {
     world.check().context("at the start")?;
     let mut last = Vec::new();
     for number in 0..events {
+        if number > 0 && number % 100 == 0 {
+            println!("{number} events");
+        }
         let checked = world.event().and_then(|happened| {
             last.push(happened);
             world.check()

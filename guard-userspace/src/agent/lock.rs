@@ -22,11 +22,9 @@ pub(super) struct Taken(PathBuf);
 pub(super) fn acquire(socket: &Path) -> Result<Flock<File>> {
     // One that is there is no error.
     if let Some(directory) = socket.parent() {
-        DirBuilder::new()
-            .recursive(true)
-            .mode(0o755)
-            .create(directory)
-            .with_context(|| format!("cannot create {}", directory.display()))?;
+        DirBuilder::new().recursive(true).mode(0o755).create(directory).with_context(|| {
+            format!("cannot create the directory of the control socket {}", socket.display())
+        })?;
     }
     let mut path = socket.as_os_str().to_owned();
     path.push(".lock");

@@ -11,7 +11,7 @@ use anyhow::{Context, Result};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork};
+use nix::unistd::{ForkResult, fork, getpid, getppid};
 
 use super::web;
 use super::wire::Ends;
@@ -74,12 +74,18 @@ fn begin() -> Result<()> {
 /// Runs a server to its end. Returns how it ended, in words.
 #[expect(unsafe_code, reason = "the call has no safe wrapper")]
 fn run(listen: SocketAddr, ends: Ends, agent: &UnixStream) -> Result<String> {
+    let keeper = getpid();
     // SAFETY: this process has one thread, so the child may do all that this one may.
     match unsafe { fork() }.context("cannot start another process")? {
         ForkResult::Child => {
             // What the agent tells the keeper, and is told by it, is not for the server.
             let _ = nix::unistd::close(agent.as_raw_fd());
-            let served = begin().and_then(|()| web::serve(listen, ends));
+            let begun = begin();
+            // A keeper that was killed before this process asked to end with it: no signal comes.
+            if getppid() != keeper {
+                exit(1);
+            }
+            let served = begun.and_then(|()| web::serve(listen, ends));
             exit(i32::from(served.is_err()));
         }
         ForkResult::Parent { child } => {
