@@ -197,3 +197,9 @@ pub(super) const fn service_key(service: ServiceId) -> [u8; 4] {
 pub(super) const fn destination_key(service: ServiceId) -> [u8; 4] {
     [0, 0, 1, service.get()]
 }
+
+/// The service of such a key; none of one of its rules.
+pub(super) fn destination_of(key: [u8; 4]) -> Option<ServiceId> {
+    let service = ServiceId::new(key[3]);
+    (key == destination_key(service)).then_some(service)
+}

@@ -1,6 +1,6 @@
 //! Keys, and the state that outlives a generation of the policy.
 
-use super::policy::{destination_key, service_key};
+use super::policy::{destination_key, destination_of, service_key};
 use super::{Rule, ServiceId};
 use crate::Address;
 use crate::epoch::Slot;
@@ -157,6 +157,11 @@ impl RuleKeyV4 {
     pub const fn of_destination(service: ServiceId, address: [u8; 4]) -> Self {
         Self { service: destination_key(service), address }
     }
+
+    /// What it is a destination of, and the address, if it is one.
+    pub fn destination(&self) -> Option<(ServiceId, [u8; 4])> {
+        Some((destination_of(self.service)?, self.address))
+    }
 }
 
 impl RuleKeyV6 {
@@ -169,6 +174,11 @@ impl RuleKeyV6 {
     #[inline(always)]
     pub const fn of_destination(service: ServiceId, address: [u8; 16]) -> Self {
         Self { service: destination_key(service), address }
+    }
+
+    /// What it is a destination of, and the address, if it is one.
+    pub fn destination(&self) -> Option<(ServiceId, [u8; 16])> {
+        Some((destination_of(self.service)?, self.address))
     }
 }
 

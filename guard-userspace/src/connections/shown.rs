@@ -159,7 +159,7 @@ pub fn by_source(maps: &Maps, sockets: &Listing) -> Result<Vec<SourceConnections
             Some(counted) => Some(counted.source),
             // What is open and not counted did not come through guard, or is counted soon.
             None if connection.state == State::HalfOpen => {
-                maps.source_of(connection.client.ip(), connection.service_port)
+                maps.source_of(connection.client.ip(), connection.asked.port())
             }
             None => None,
         };
@@ -184,10 +184,11 @@ mod tests {
     fn connection(client: &str, state: State, known_by: KnownBy) -> Connection {
         Connection {
             client: client.parse().unwrap(),
-            service_port: 8000,
+            asked: "[fd00::1]:8000".parse().unwrap(),
             local: "[fd00::1]:8000".parse().unwrap(),
             state,
             known_by,
+            is_of_host: true,
             namespace: 1,
             cookie: 1,
             silent: None,

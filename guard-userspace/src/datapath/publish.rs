@@ -4,7 +4,7 @@
 //! runs a packet that began before, so afterwards nobody reads the arrays of that slot and they can be written over. One
 //! store of the epoch then makes the slot live: no packet sees half a policy.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::collections::BTreeMap;
 use std::hash::Hash;
 use std::net::IpAddr;
 use std::os::fd::AsFd;
@@ -19,10 +19,12 @@ use guard_common::abi::{
 };
 use guard_common::epoch::{Epoch, Slot};
 use guard_common::parse::Protocol;
+use ipnet::IpNet;
 use nix::time::{ClockId, clock_gettime};
 
 use super::{Error, Maps, bpf, trie};
 use crate::plan::Plan;
+use crate::sockets::Ports;
 
 /// Destinations have a place in the tries of the rules; only that they are there says something.
 const DESTINATION: Rule = Rule::new(Class::Allow, LimitsId::NONE);
@@ -145,20 +147,63 @@ impl Maps {
         Ok(names.iter().filter_map(name).filter(|(_, id)| *id != ServiceId::NONE).collect())
     }
 
-    /// The TCP ports that the live policy guards.
+    /// The TCP ports that the live policy guards, at the destinations of their services.
     ///
     /// # Errors
     /// When the map cannot be read.
-    pub fn guarded_tcp_ports(&self) -> Result<BTreeSet<u16>, Error> {
+    pub fn guarded_tcp_ports(&self) -> Result<Ports, Error> {
         let slot = self.live()?.slot;
         let words = self.array::<PortWord>("PORTS")?;
-        let mut ports = BTreeSet::new();
+        let mut by_service: BTreeMap<u8, Vec<u16>> = BTreeMap::new();
         for first in (0..=u16::MAX).step_by(8) {
             let (index, _) = port_word(slot, Protocol::Tcp, first);
             let word = words.get(&index, 0)?;
-            ports.extend((first..=first | 7).zip(word).filter(|(_, id)| *id != 0).map(|(port, _)| port));
+            for (port, id) in (first..=first | 7).zip(word).filter(|(_, id)| *id != 0) {
+                by_service.entry(id).or_default().push(port);
+            }
+        }
+        let services = self.array::<abi::Service>("SERVICES")?;
+        let mut named = None;
+        let mut ports = Ports::default();
+        for (id, numbers) in by_service {
+            let service = services.get(&(slot.index() * ServiceId::COUNT + u32::from(id)), 0)?;
+            let mut destinations = Vec::new();
+            if service.has_destinations() {
+                let named = match &mut named {
+                    Some(named) => named,
+                    none => none.insert(self.destinations(slot)?),
+                };
+                let of = named.iter().filter(|(service, _)| service.get() == id);
+                destinations.extend(of.map(|(_, net)| *net));
+            }
+            ports.add(numbers, &destinations);
         }
         Ok(ports)
+    }
+
+    /// The prefixes that services are reached at.
+    fn destinations(&self, slot: Slot) -> Result<Vec<(ServiceId, IpNet)>, Error> {
+        let mut found = Vec::new();
+        let mut add = |service, address: IpAddr, bits: u32| {
+            let length = u8::try_from(bits.saturating_sub(SERVICE_BITS)).ok();
+            let net = length.and_then(|length| IpNet::new(address, length).ok());
+            found.extend(net.map(|net| (service, net)));
+        };
+        let slots = ArrayOfMaps::<_, LpmTrie<MapData, RuleKeyV4, Rule>>::try_from(self.get("RULES_V4")?)?;
+        for key in slots.get(&slot.index(), 0)?.keys() {
+            let key = key?;
+            if let Some((service, address)) = key.data().destination() {
+                add(service, address.into(), key.prefix_len());
+            }
+        }
+        let slots = ArrayOfMaps::<_, LpmTrie<MapData, RuleKeyV6, Rule>>::try_from(self.get("RULES_V6")?)?;
+        for key in slots.get(&slot.index(), 0)?.keys() {
+            let key = key?;
+            if let Some((service, address)) = key.data().destination() {
+                add(service, address.into(), key.prefix_len());
+            }
+        }
+        Ok(found)
     }
 
     /// The lowest guarded port of each service of the live policy.

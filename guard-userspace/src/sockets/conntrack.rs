@@ -9,6 +9,7 @@ use std::net::{IpAddr, SocketAddr};
 use netlink_packet_core::NlaBuffer;
 use nix::sys::socket::SockProtocol;
 
+use super::Ports;
 use super::netlink::{Channel, add_attribute, attributes, unreadable};
 
 /// NFNL_SUBSYS_CTNETLINK and IPCTNL_MSG_CT_GET (linux/netfilter/nfnetlink{,_conntrack}.h).
@@ -37,11 +38,11 @@ const DESTINATION_TRANSLATED: u32 = 1 << 5;
 /// There wherever conntrack is. To ask conntrack itself would load it where it is not.
 const LOADED: &str = "/proc/sys/net/netfilter/nf_conntrack_count";
 
-/// Who asked, and for which port.
+/// Who asked, and for what.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) struct Origin {
     pub(super) client: SocketAddr,
-    pub(super) port: u16,
+    pub(super) asked: SocketAddr,
 }
 
 /// The two ends of a connection as the server's socket has them.
@@ -88,7 +89,7 @@ impl Conntrack {
         }
         let listed = channel.dump(GET, &body, |entry| {
             if let Some((ends, client, asked)) = read(entry)? {
-                translations.origins.insert(ends, Origin { client, port: asked.port() });
+                translations.origins.insert(ends, Origin { client, asked });
                 translations.ways.insert((asked, ends.local));
             }
             Ok(())
@@ -109,8 +110,8 @@ impl Translations {
     }
 
     /// The ports of the sockets that those who asked for one of `ports` have reached.
-    pub(super) fn local_ports(&self, ports: &BTreeSet<u16>) -> impl Iterator<Item = u16> {
-        let asked = self.origins.iter().filter(|(_, origin)| ports.contains(&origin.port));
+    pub(super) fn local_ports(&self, ports: &Ports) -> impl Iterator<Item = u16> {
+        let asked = self.origins.iter().filter(|(_, origin)| ports.include(origin.asked));
         asked.map(|(ends, _)| ends.local.port())
     }
 

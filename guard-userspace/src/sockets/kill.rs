@@ -13,7 +13,7 @@ use super::netlink::Channel;
 use super::owner::{self, Target};
 use super::select::Candidate;
 use super::visits::Effort;
-use super::{Connection, Counted, Error, Note, Sockets, State};
+use super::{Connection, Counted, Error, Note, Ports, Sockets, State};
 use crate::nets::Nets;
 
 /// Connections may be opened between a look and the destruction of what it found, so there is another look after it. A source whose
@@ -42,7 +42,7 @@ pub struct Failure {
 
 /// What of a kill is the same for all its looks.
 struct Order<'a> {
-    ports: Option<&'a BTreeSet<u16>>,
+    ports: Option<&'a Ports>,
     counted: &'a Counted<'a>,
     /// By cookie and client.
     is_wanted: &'a dyn Fn(u64, IpAddr) -> bool,
@@ -74,7 +74,7 @@ impl Sockets {
     pub fn kill(
         &mut self,
         nets: &[IpNet],
-        ports: Option<&BTreeSet<u16>>,
+        ports: Option<&Ports>,
         counted: &Counted<'_>,
     ) -> Result<Killed, Error> {
         // A list may be long, and the sockets may be many.
@@ -91,7 +91,7 @@ impl Sockets {
     pub fn kill_these(
         &mut self,
         cookies: &HashSet<u64>,
-        ports: &BTreeSet<u16>,
+        ports: &Ports,
         counted: &Counted<'_>,
     ) -> Result<Killed, Error> {
         let is_wanted = |cookie: u64, _| cookies.contains(&cookie);
@@ -141,7 +141,9 @@ impl Sockets {
             |namespace: &&u64| exist.contains_key(namespace) && !all.namespaces.contains(namespace);
         killed.unreached = missing.values().filter(is_unread).count();
         let is_missing = |found: &Candidate| missing.contains_key(&found.connection.cookie);
-        let is_theirs = |found: &Candidate| found.is_counted || order.ports.is_none();
+        let is_theirs = |Candidate { connection, is_counted, .. }: &Candidate| {
+            order.ports.is_none_or(|ports| *is_counted && !connection.is_elsewhere(ports))
+        };
         let is_to_end = |found: &Candidate| is_missing(found) && is_theirs(found) && may_be_ended(found);
         Ok(all.candidates.into_iter().filter(is_to_end).collect())
     }
@@ -221,7 +223,7 @@ impl Sockets {
 }
 
 impl Order<'_> {
-    fn query<'q>(&'q self, ports: Option<&'q BTreeSet<u16>>, extent: Extent<'q>) -> Query<'q> {
+    fn query<'q>(&'q self, ports: Option<&'q Ports>, extent: Extent<'q>) -> Query<'q> {
         Query { ports, extent, effort: Effort::Full, detail: Detail::Little, counted: self.counted }
     }
 

@@ -14,7 +14,7 @@ use super::diag::{Detail, Socket};
 use super::enter::{self, Namespace, Visit};
 use super::select::{Candidate, Memory, View, candidate, local_ports};
 use super::visits::{Effort, Plan};
-use super::{Counted, Error, Note, Sockets, diag, filter, namespaces, note};
+use super::{Counted, Error, Note, Ports, Sockets, diag, filter, namespaces, note};
 
 /// Translations may lead to other ports than those that were looked for; then there is another look.
 const LOOKS: usize = 3;
@@ -22,7 +22,7 @@ const LOOKS: usize = 3;
 /// What to look for.
 pub(super) struct Query<'a> {
     /// The ports that clients asked for; none: every connection.
-    pub(super) ports: Option<&'a BTreeSet<u16>>,
+    pub(super) ports: Option<&'a Ports>,
     pub(super) extent: Extent<'a>,
     pub(super) effort: Effort,
     pub(super) detail: Detail,
@@ -89,7 +89,7 @@ impl Sockets {
             // After the sockets: the entry of a connection is older than its socket, so one that is missing then was not translated.
             self.translate(&mut found.notes);
             found.candidates = self.candidates(insides, errand.local.as_deref(), query.counted, query.detail);
-            let is_complete = |(ports, local): (&BTreeSet<u16>, &Arc<BTreeSet<u16>>)| {
+            let is_complete = |(ports, local): (&Ports, &Arc<BTreeSet<u16>>)| {
                 local_ports(ports, &self.translations, &self.memory).is_subset(local)
             };
             if query.ports.zip(errand.local.as_ref()).is_none_or(is_complete) {

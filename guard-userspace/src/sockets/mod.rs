@@ -7,6 +7,7 @@
 //! | `enter` | visits them |
 //! | `netlink` | asks the kernel |
 //! | `filter` | local ports, as the kernel takes them |
+//! | `ports` | which ports clients asked for, at which addresses |
 //! | `diag` | the sockets of a namespace |
 //! | `answer` | what the kernel says of a socket |
 //! | `conntrack` | which port a client asked for |
@@ -32,6 +33,7 @@ mod nat;
 mod netlink;
 mod note;
 mod owner;
+mod ports;
 mod reach;
 mod select;
 mod visits;
@@ -46,6 +48,7 @@ use serde::{Deserialize, Serialize};
 pub use kill::{Failure, Killed};
 pub use namespaces::Places;
 pub use note::Note;
+pub use ports::Ports;
 pub use reach::Reach;
 
 use conntrack::{Conntrack, Translations};
@@ -88,12 +91,14 @@ pub enum KnownBy {
 pub struct Connection {
     /// The client as the host's uplink saw it.
     pub client: SocketAddr,
-    /// The port that it asked for.
-    pub service_port: u16,
+    /// What it asked for, as the host's uplink saw it.
+    pub asked: SocketAddr,
     /// The server's end; in a container it may have another port.
     pub local: SocketAddr,
     pub state: State,
     pub known_by: KnownBy,
+    /// Whether the socket is in the network namespace of the host, and not in one of a container.
+    pub is_of_host: bool,
     /// The inode of the network namespace that the socket is in.
     pub namespace: u64,
     /// With the namespace, tells this socket from all others of this boot.
@@ -104,6 +109,14 @@ pub struct Connection {
     pub acknowledged: Option<u64>,
     /// For how long it has been seen, where details were asked for.
     pub seen: Option<Duration>,
+}
+
+impl Connection {
+    /// Whether it is to one of these ports, and for certain to none of their addresses. Behind a translation that conntrack has forgotten
+    /// nobody knows which address the client asked for.
+    pub fn is_elsewhere(&self, ports: &Ports) -> bool {
+        self.is_of_host && self.known_by == KnownBy::Socket && ports.are_elsewhere(self.asked)
+    }
 }
 
 /// The connections to some ports.
@@ -220,7 +233,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list(&mut self, ports: &BTreeSet<u16>, counted: &Counted<'_>) -> Result<Listing, Error> {
+    pub fn list(&mut self, ports: &Ports, counted: &Counted<'_>) -> Result<Listing, Error> {
         self.list_with(ports, counted, Detail::Little)
     }
 
@@ -228,11 +241,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list_with_details(
-        &mut self,
-        ports: &BTreeSet<u16>,
-        counted: &Counted<'_>,
-    ) -> Result<Listing, Error> {
+    pub fn list_with_details(&mut self, ports: &Ports, counted: &Counted<'_>) -> Result<Listing, Error> {
         self.list_with(ports, counted, Detail::Full)
     }
 
@@ -240,11 +249,7 @@ impl Sockets {
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
-    pub fn list_with_forgotten(
-        &mut self,
-        ports: &BTreeSet<u16>,
-        counted: &Counted<'_>,
-    ) -> Result<Listing, Error> {
+    pub fn list_with_forgotten(&mut self, ports: &Ports, counted: &Counted<'_>) -> Result<Listing, Error> {
         let (extent, effort, detail) = (Extent::Everywhere, Effort::Little, Detail::Full);
         let query = Query { ports: Some(ports), extent, effort, detail, counted };
         let mut found = self.look(&query)?;
@@ -252,18 +257,15 @@ impl Sockets {
         if !missing.is_empty() {
             let namespaces = missing.values().copied().collect();
             let all = self.look(&Query { ports: None, extent: Extent::Only(&namespaces), ..query })?;
-            let is_missing = |found: &Candidate| missing.contains_key(&found.connection.cookie);
+            let is_missing = |Candidate { connection, .. }: &Candidate| {
+                missing.contains_key(&connection.cookie) && !connection.is_elsewhere(ports)
+            };
             found.candidates.extend(all.candidates.into_iter().filter(is_missing).map(Candidate::by_count));
         }
         Ok(found.into())
     }
 
-    fn list_with(
-        &mut self,
-        ports: &BTreeSet<u16>,
-        counted: &Counted<'_>,
-        detail: Detail,
-    ) -> Result<Listing, Error> {
+    fn list_with(&mut self, ports: &Ports, counted: &Counted<'_>, detail: Detail) -> Result<Listing, Error> {
         let (extent, effort) = (Extent::Everywhere, Effort::Little);
         Ok(self.look(&Query { ports: Some(ports), extent, effort, detail, counted })?.into())
     }

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use super::conntrack::{Ends, Origin, Translations};
 use super::diag::Socket;
-use super::{Connection, Counted, KnownBy, State};
+use super::{Connection, Counted, KnownBy, Ports, State};
 
 /// What was known of sockets, by namespace and cookie. Conntrack forgets a silent connection long before its socket is gone, and a
 /// server that is about to stop no longer listens.
@@ -47,9 +47,14 @@ pub(super) struct View<'a> {
 
 impl Candidate {
     /// Whether a client opened it to one of these ports; every connection if there are none given.
-    pub(super) fn is_wanted(&self, ports: Option<&BTreeSet<u16>>) -> bool {
+    pub(super) fn is_wanted(&self, ports: Option<&Ports>) -> bool {
+        let connection = &self.connection;
         ports.is_none_or(|ports| {
-            self.is_counted || self.is_incoming && ports.contains(&self.connection.service_port)
+            if self.is_counted {
+                !connection.is_elsewhere(ports)
+            } else {
+                self.is_incoming && ports.include(connection.asked)
+            }
         })
     }
 
@@ -64,8 +69,8 @@ impl Candidate {
     }
 
     pub(super) const fn known(&self, since: Instant) -> Known {
-        let Connection { client, service_port: port, local, .. } = self.connection;
-        let origin = if self.is_counted { None } else { Some(Origin { client, port }) };
+        let Connection { client, asked, local, .. } = self.connection;
+        let origin = if self.is_counted { None } else { Some(Origin { client, asked }) };
         Known { origin, local_port: local.port(), since }
     }
 }
@@ -86,20 +91,21 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
     // Else it has nothing to do with the ports of this host.
     let is_reached = || view.is_host || (view.counted.came_through)(cookie);
     let is_incoming = known.is_some() || counted.is_some() || looks_incoming && is_reached();
-    let own = Origin { client: counted.map_or(peer, |counted| counted.client), port: local.port() };
+    let own = Origin { client: counted.map_or(peer, |counted| counted.client), asked: local };
     let known_by = match known {
         Some(_) if translated.is_some() => KnownBy::Conntrack,
         Some(origin) if origin != own => KnownBy::EarlierLook,
         Some(_) | None => KnownBy::Socket,
     };
-    let Origin { client, port } = known.unwrap_or(own);
+    let Origin { client, asked } = known.unwrap_or(own);
     let seen = None;
     let connection = Connection {
         client,
-        service_port: port,
+        asked,
         local,
         state,
         known_by,
+        is_of_host: view.is_host,
         namespace: view.namespace,
         cookie,
         silent,
@@ -112,14 +118,10 @@ pub(super) fn candidate(socket: Socket, view: &View<'_>) -> Option<Candidate> {
 }
 
 /// The local ports of all sockets whose clients asked for one of `ports`.
-pub(super) fn local_ports(
-    ports: &BTreeSet<u16>,
-    translations: &Translations,
-    memory: &Memory,
-) -> BTreeSet<u16> {
-    let is_asked = |known: &&Known| known.origin.is_some_and(|origin| ports.contains(&origin.port));
+pub(super) fn local_ports(ports: &Ports, translations: &Translations, memory: &Memory) -> BTreeSet<u16> {
+    let is_asked = |known: &&Known| known.origin.is_some_and(|origin| ports.include(origin.asked));
     let remembered = memory.values().filter(is_asked);
-    let mut local = ports.clone();
+    let mut local = ports.numbers().clone();
     local.extend(translations.local_ports(ports));
     local.extend(remembered.map(|known| known.local_port));
     local
@@ -127,10 +129,13 @@ pub(super) fn local_ports(
 
 #[cfg(test)]
 mod tests {
+    use std::net::SocketAddr;
+
     use super::*;
 
     const CLIENT: &str = "10.0.0.9:4000";
     const NAMESPACE: u64 = 7;
+    const ASKED: [u8; 4] = [10, 0, 0, 1];
 
     fn socket(local: &str, peer: &str, state: State) -> Socket {
         Socket::example(local.parse().unwrap(), peer.parse().unwrap(), state)
@@ -149,7 +154,7 @@ mod tests {
     }
 
     fn translated(socket: &Socket, client: &str, port: u16) -> Translations {
-        let origin = Origin { client: client.parse().unwrap(), port };
+        let origin = Origin { client: client.parse().unwrap(), asked: SocketAddr::from((ASKED, port)) };
         [(Ends { peer: socket.peer, local: socket.local }, origin)].into_iter().collect()
     }
 
@@ -165,7 +170,7 @@ mod tests {
             ("a connection going out from there", "10.0.0.1:40000", Established, &[], false),
             ("a connection going out to a service", "10.0.0.1:50000", Established, &[8000], false),
         ];
-        let ports = BTreeSet::from([8000, 40000]);
+        let ports = Ports::from([8000, 40000]);
         for (name, local, state, listening, expected) in cases {
             let socket = socket(local, CLIENT, state);
             let candidate = judge(&socket, listening, &Translations::default(), &Memory::new()).unwrap();
@@ -178,13 +183,13 @@ mod tests {
     #[test]
     fn what_the_client_asked_for_counts() {
         let socket = socket("172.17.0.2:8000", "172.17.0.1:61000", State::Established);
-        let ports = BTreeSet::from([8000]);
+        let ports = Ports::from([8000]);
         for (asked, expected) in [(8000, true), (7000, false)] {
             let translations = translated(&socket, CLIENT, asked);
             let candidate = judge(&socket, &[8000], &translations, &Memory::new()).unwrap();
             assert_eq!(candidate.is_wanted(Some(&ports)), expected, "{asked}");
             assert_eq!(candidate.connection.client, CLIENT.parse().unwrap());
-            assert_eq!(candidate.connection.service_port, asked);
+            assert_eq!(candidate.connection.asked, SocketAddr::from((ASKED, asked)));
             // Conntrack forgets it, and the server stops listening.
             let memory = Memory::from([(candidate.key(), candidate.known(Instant::now()))]);
             let later = judge(&socket, &[], &Translations::default(), &memory).unwrap();
@@ -195,6 +200,27 @@ mod tests {
         }
         let unknown = judge(&socket, &[8000], &Translations::default(), &Memory::new()).unwrap();
         assert!(unknown.is_wanted(Some(&ports)));
+    }
+
+    #[test]
+    fn a_port_at_another_address_is_not_wanted() {
+        let mut ports = Ports::default();
+        ports.add([8000], &["10.0.0.1/32".parse().unwrap()]);
+        let nothing = Translations::default();
+        let wanted = |local: &str, translations: &Translations, listening: &[u16]| {
+            let socket = socket(local, CLIENT, State::Established);
+            judge(&socket, listening, translations, &Memory::new()).unwrap().is_wanted(Some(&ports))
+        };
+        assert!(wanted("10.0.0.1:8000", &nothing, &[8000]));
+        assert!(!wanted("10.0.0.2:8000", &nothing, &[8000]));
+        // What the client asked for counts, wherever the container has its socket.
+        let container = socket("172.17.0.2:8000", CLIENT, State::Established);
+        let published = translated(&container, CLIENT, 8000);
+        assert!(wanted("172.17.0.2:8000", &published, &[8000]));
+        let origin = Origin { client: CLIENT.parse().unwrap(), asked: "10.0.0.2:8000".parse().unwrap() };
+        let elsewhere =
+            [(Ends { peer: container.peer, local: container.local }, origin)].into_iter().collect();
+        assert!(!wanted("172.17.0.2:8000", &elsewhere, &[8000]));
     }
 
     #[test]
@@ -211,11 +237,12 @@ mod tests {
     #[test]
     fn sockets_are_looked_for_where_translations_lead() {
         let asked = |local: &str, port| translated(&socket(local, CLIENT, State::Established), CLIENT, port);
-        let ports = BTreeSet::from([8000]);
+        let ports = Ports::from([8000]);
         let locals = |translations: &Translations, memory: &Memory| local_ports(&ports, translations, memory);
         assert_eq!(locals(&asked("172.17.0.2:9000", 8000), &Memory::new()), BTreeSet::from([8000, 9000]));
-        assert_eq!(locals(&asked("172.17.0.2:9000", 7000), &Memory::new()), ports);
-        let origin = Some(Origin { client: CLIENT.parse().unwrap(), port: 8000 });
+        let other = asked("172.17.0.2:9000", 7000);
+        assert_eq!(locals(&other, &Memory::new()), BTreeSet::from([8000]));
+        let origin = Some(Origin { client: CLIENT.parse().unwrap(), asked: SocketAddr::from((ASKED, 8000)) });
         let memory = Memory::from([((1, 1), Known { origin, local_port: 9001, since: Instant::now() })]);
         assert_eq!(locals(&Translations::default(), &memory), BTreeSet::from([8000, 9001]));
     }

@@ -1,6 +1,5 @@
 //! The network of these tests, and connections in it.
 
-use std::collections::BTreeSet;
 use std::fs;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, SocketAddr, SocketAddrV4, TcpListener, TcpStream};
@@ -12,7 +11,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guard_tests::net::{Host, Network};
 use guard_tests::wait;
-use guard_userspace::sockets::{Connection, Counted, Listing, Note, Sockets};
+use guard_userspace::sockets::{Connection, Counted, Listing, Note, Ports, Sockets};
 use ipnet::IpNet;
 use nix::errno::Errno;
 use nix::sys::socket::{AddressFamily, SockFlag, SockType, SockaddrStorage, connect, getsockname, socket};
@@ -172,7 +171,7 @@ pub(crate) fn inode(host: &Host) -> Result<u64> {
     host.enter(|| Ok(fs::metadata("/proc/thread-self/ns/net")?.ino()))
 }
 
-pub(crate) fn set(ports: &[u16]) -> BTreeSet<u16> {
+pub(crate) fn set(ports: &[u16]) -> Ports {
     ports.iter().copied().collect()
 }
 

@@ -8,7 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use caps::{CapSet, Capability};
 use guard_tests::{cpu_time, wait};
-use guard_userspace::sockets::{Note, Sockets, State};
+use guard_userspace::sockets::{Note, Ports, Sockets, State};
 
 use super::network::*;
 
@@ -35,12 +35,12 @@ fn clients_are_seen_in_all_namespaces_under_ipv4_and_ipv6_addresses() -> Result<
     for ((name, to, _, host), pair) in cases.iter().zip(&pairs) {
         let client = pair.address()?;
         let found = found.iter().find(|found| found.client == client).context(*name)?;
-        ensure!((found.local, found.service_port) == (*to, to.port()), "{name}: {found:?}");
+        ensure!((found.local, found.asked) == (*to, *to), "{name}: {found:?}");
         ensure!(found.state == State::Established && found.namespace == inode(host)?, "{name}: {found:?}");
     }
     let found = sockets.list(&set(&[8000]), &everyone())?.connections;
     ensure!(found.iter().all(|found| !found.client.ip().is_loopback()), "{found:?}, {loopback:?}");
-    ensure!(sockets.list(&BTreeSet::new(), &everyone())?.connections.is_empty(), "no ports, no connections");
+    ensure!(sockets.list(&Ports::default(), &everyone())?.connections.is_empty(), "no ports, no connections");
     // One port in each of many ranges, so many that the kernel gets no filter.
     let scattered: Vec<u16> = (0..400).map(|number| 8000 + 4 * number).collect();
     ensure!(scene.list(&mut sockets, &scattered)?.len() == 4);

@@ -5,7 +5,7 @@ use std::net::Shutdown;
 
 use anyhow::{Context, Result, ensure};
 use guard_tests::wait;
-use guard_userspace::sockets::{Connection, Counted, State};
+use guard_userspace::sockets::{Connection, Counted, KnownBy, State};
 
 use super::network::*;
 
@@ -38,7 +38,7 @@ fn a_published_port_is_the_one_that_the_client_asked_for() -> Result<()> {
         let client = pair.address()?;
         let found = found.iter().find(|found| found.client == client);
         let found = found.with_context(|| format!("{asked} to {port} is missing: {found:#?}"))?;
-        ensure!((found.service_port, found.local.port()) == (*asked, *port), "{found:?}");
+        ensure!((found.asked.port(), found.local.port()) == (*asked, *port), "{found:?}");
     }
     let killed = sockets.kill(&scene.prefixes(), Some(&set(&ports)), &everyone())?;
     ensure!(killed.sockets == wanted.len() && killed.failed.is_empty(), "{killed:?}");
@@ -84,7 +84,7 @@ fn what_conntrack_forgets_is_remembered() -> Result<()> {
     let nine = listen(&scene.container, 9000)?;
     let pair = Pair::open(&scene.client, scene.host_at(0, 8000), &nine)?;
     let before = scene.list(&mut sockets, &[8000])?;
-    ensure!(before.len() == 1 && before[0].service_port == 8000, "{before:?}");
+    ensure!(before.len() == 1 && before[0].asked.port() == 8000, "{before:?}");
     scene.host.enter(|| {
         fs::write("/proc/sys/net/netfilter/nf_conntrack_tcp_timeout_close_wait", "1").context("no conntrack")
     })?;
@@ -95,7 +95,8 @@ fn what_conntrack_forgets_is_remembered() -> Result<()> {
     });
     ensure!(forgotten, "conntrack keeps it");
     let after = scene.list(&mut sockets, &[8000])?;
-    let expected = Connection { state: State::ClosedByPeer, ..before[0].clone() };
+    let known_by = KnownBy::EarlierLook;
+    let expected = Connection { state: State::ClosedByPeer, known_by, ..before[0].clone() };
     ensure!(after == [expected], "{after:?}");
     let killed = sockets.kill(&scene.prefixes(), Some(&set(&[8000])), &everyone())?;
     ensure!(killed.sockets == 1, "{killed:?}");

@@ -12,12 +12,12 @@ use super::{Engine, lock};
 use crate::agent::MapStatus;
 use crate::agent::problems::Topic;
 use crate::blocks::Scope;
-use crate::config::{Policy, Protocol};
+use crate::config::{Policy, Protocol, Service};
 use crate::connections::{self, Others, Reconciler, Repair, Room, Seen, SourceConnections, Totals};
 use crate::datapath::CLIENTS_TABLE;
 use crate::limited::{self, Kind};
 use crate::network::Routes;
-use crate::sockets::{Connection, Killed, Listing, Note, Sockets, State};
+use crate::sockets::{Connection, Killed, Listing, Note, Ports, Sockets, State};
 
 /// So many sources are added up for each scrape: about 0.2 ms.
 const FEW: u64 = 2048;
@@ -36,8 +36,13 @@ impl Watch {
     }
 
     /// Leaves alone what exists, though nobody knows any longer to which port its client came: conntrack forgets a connection that is
-    /// silent for long.
-    fn spare_existing(&mut self, repair: &mut Repair, tracked: &HashMap<u64, Tracked>) -> Result<()> {
+    /// silent for long. What a new policy leaves to other destinations goes.
+    fn spare_existing(
+        &mut self,
+        repair: &mut Repair,
+        tracked: &HashMap<u64, Tracked>,
+        ports: &Ports,
+    ) -> Result<()> {
         let closed = |correction: &Correction| match correction {
             Correction::Close { cookie } => tracked.get(cookie).map(|tracked| tracked.namespace.into()),
             Correction::Open { .. } | Correction::Add { .. } | Correction::Mark { .. } => None,
@@ -47,7 +52,8 @@ impl Watch {
             return Ok(());
         }
         let listing = self.sockets.list_all(&namespaces)?;
-        let existing: HashSet<u64> = listing.connections.iter().map(|existing| existing.cookie).collect();
+        let theirs = listing.connections.iter().filter(|existing| !existing.is_elsewhere(ports));
+        let existing: HashSet<u64> = theirs.map(|existing| existing.cookie).collect();
         let is_complete = others(&listing.notes) != Others::Unread;
         repair.spare(|cookie| !is_complete || existing.contains(&cookie));
         Ok(())
@@ -100,12 +106,12 @@ impl Engine {
         let others = others(&listing.notes);
         let seen = Seen { counts, tracked, counts_after, sockets, acknowledged, room, namespaces, others };
         let mut repair = watch.reconciler.compare(&seen);
-        watch.spare_existing(&mut repair, &seen.tracked)?;
+        watch.spare_existing(&mut repair, &seen.tracked, &ports)?;
         if watch.notes != listing.notes {
             listing.notes.iter().for_each(|note| info!("{note}"));
             watch.notes = listing.notes;
         }
-        let reach = watch.sockets.reach(&ports);
+        let reach = watch.sockets.reach(ports.numbers());
         drop(held);
         // What cannot be asked is unknown: what was known stays.
         if let Ok(reach) = reach {
@@ -237,9 +243,14 @@ impl Engine {
         }
     }
 
-    /// The TCP ports of the live policy.
-    fn guarded_ports(&self) -> BTreeSet<u16> {
-        tcp_ports(self.policies().live())
+    /// The TCP ports of the live policy, at the destinations of their services.
+    fn guarded_ports(&self) -> Ports {
+        let mut ports = Ports::default();
+        for service in tcp_services(self.policies().live()) {
+            let destinations: Vec<IpNet> = service.destinations.iter().map(|prefix| prefix.net).collect();
+            ports.add(service.ports.iter().cloned().flatten(), &destinations);
+        }
+        ports
     }
 
     /// The connections that were established, as the kernel's program would count them.
@@ -249,8 +260,8 @@ impl Engine {
         let mut by_ends: HashMap<_, &Connection> = HashMap::new();
         let was_open = |connection: &&Connection| connection.state != State::HalfOpen;
         for connection in listing.connections.iter().filter(was_open) {
-            let Connection { client, service_port, local, cookie, .. } = connection;
-            let ends = (*client, *service_port, *local);
+            let Connection { client, asked, local, cookie, .. } = connection;
+            let ends = (*client, asked.port(), *local);
             let rank = |cookie: u64| (!known.contains_key(&cookie), cookie);
             let chosen = by_ends.entry(ends).or_insert(connection);
             if rank(*cookie) < rank(chosen.cookie) {
@@ -258,8 +269,8 @@ impl Engine {
             }
         }
         let tracked = |connection: &Connection| {
-            let Connection { client, service_port, cookie, namespace, state, .. } = connection;
-            let source = self.maps.source_of(client.ip(), *service_port)?;
+            let Connection { client, asked, cookie, namespace, state, .. } = connection;
+            let source = self.maps.source_of(client.ip(), asked.port())?;
             let flow = FlowKey::new(client.ip().into(), client.port(), source.service());
             let marks = match state {
                 State::ClosedByPeer => Marks(Marks::FOUND | Marks::CLOSED_BY_CLIENT),
@@ -333,6 +344,9 @@ fn inode_number(inode: u64) -> u32 {
 }
 
 pub(super) fn tcp_ports(policy: &Policy) -> BTreeSet<u16> {
-    let services = policy.services.iter().filter(|service| service.protocols.contains(&Protocol::Tcp));
-    services.flat_map(|service| service.ports.iter().cloned().flatten()).collect()
+    tcp_services(policy).flat_map(|service| service.ports.iter().cloned().flatten()).collect()
+}
+
+fn tcp_services(policy: &Policy) -> impl Iterator<Item = &Service> {
+    policy.services.iter().filter(|service| service.protocols.contains(&Protocol::Tcp))
 }
