@@ -1,14 +1,14 @@
 //! Connections of Multipath TCP: a socket above those of TCP, which come and go. The server works for the one above.
 
 use std::io::{Read, Write};
-use std::net::{TcpListener, TcpStream};
+use std::net::{IpAddr, TcpListener, TcpStream};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
 use anyhow::{Context, Result, ensure};
 use guard_tests::guard::Guard;
 use guard_tests::hidden::unless_hidden;
-use guard_tests::multipath::{connect, listen};
+use guard_tests::multipath::{connect, listen, listen_for_both};
 use guard_tests::net::Host;
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
 use guard_tests::wait;
@@ -48,8 +48,11 @@ struct Stream {
 
 impl Stream {
     fn open(client: &Host, listener: &TcpListener) -> Result<Self> {
-        let port = listener.local_addr()?.port();
-        let mut client = connect(client, SERVER[0], port)?;
+        Self::open_to(client, listener, SERVER[0])
+    }
+
+    fn open_to(client: &Host, listener: &TcpListener, server: &str) -> Result<Self> {
+        let mut client = connect(client, server, 8000)?;
         let (mut server, _) = listener.accept()?;
         let server = thread::spawn(move || {
             while server.write_all(&[0; 100]).is_ok() {
@@ -70,9 +73,15 @@ impl Stream {
 
 /// As clients can, and a network that fails.
 fn drop_subflows(client: &Host, server: &Host) -> Result<()> {
+    drop_subflows_at(client, server, 8000)
+}
+
+/// `port` is the one that the server's sockets have.
+fn drop_subflows_at(client: &Host, server: &Host, port: u16) -> Result<()> {
     let (ok, said) = client.output("ss", &["-K", "-t", "dport", "=", ":8000"])?;
     ensure!(ok, "{said}");
-    let subflows = || server.output("ss", &["-Htn", "sport", "=", ":8000"]).map(|(_, sockets)| sockets);
+    let subflows =
+        || server.output("ss", &["-Htn", "sport", "=", &format!(":{port}")]).map(|(_, sockets)| sockets);
     let are_gone = wait::within(PATIENCE, || subflows().is_ok_and(|sockets| sockets.trim().is_empty()));
     ensure!(are_gone, "{}", subflows()?);
     Ok(())
@@ -177,6 +186,75 @@ fn further_subflows_are_no_connections() -> Result<()> {
         ensure!(stream.is_over());
         expect(&guard, 0)
     })
+}
+
+/// A server that listens for both families, as one in Go does: a client of IPv4 has a mapped address there.
+#[test]
+fn over_either_family_the_limit_holds_and_a_kill_ends_them() -> Result<()> {
+    unless_hidden(8000, || {
+        let scene = Scene::new()?;
+        let listener = listen_for_both(&scene.server, 8000)?;
+        let guard = Guard::start(&scene.server, &policy(FIVE))?;
+        for (client, server) in CLIENT.into_iter().zip(SERVER) {
+            let open = |_| Stream::open_to(&scene.client, &listener, server);
+            let streams = (0..5).map(open).collect::<Result<Vec<_>>>()?;
+            expect(&guard, 5)?;
+            drop_subflows(&scene.client, &scene.server)?;
+            ensure!(connect(&scene.client, server, 8000).is_err(), "{server}: one more than the limit");
+            thread::sleep(COMPARED);
+            ensure!(open_now(&guard, client)? == 5, "{server}: {}", open_now(&guard, client)?);
+            ends(&guard, client, streams)?;
+        }
+        let metrics = guard.metrics()?;
+        ensure!(metrics.contains("guard_connection_drift_total 0\n"), "{metrics}");
+        Ok(())
+    })
+}
+
+/// Behind a published port of a container the socket has another port, and conntrack forgets the connection soon after its last subflow.
+#[test]
+fn behind_a_published_port_the_limit_holds_and_a_kill_ends_them() -> Result<()> {
+    unless_hidden(9000, || {
+        let scene = Scene::new()?;
+        let container = scene.server.publish(8000, 9000)?;
+        let listener = listen(&container, 9000)?;
+        let mut guard = Guard::start(&scene.server, &policy(FIVE))?;
+        let streams =
+            |count| (0..count).map(|_| Stream::open(&scene.client, &listener)).collect::<Result<Vec<_>>>();
+        let five = streams(5)?;
+        expect(&guard, 5)?;
+        drop_subflows_at(&scene.client, &container, 9000)?;
+        ensure!(connect(&scene.client, SERVER[0], 8000).is_err(), "one more than the limit");
+        // Conntrack keeps what was reset for ten seconds.
+        thread::sleep(COMPARED);
+        ensure!(open_now(&guard, CLIENT[0])? == 5, "{}", open_now(&guard, CLIENT[0])?);
+        ends(&guard, CLIENT[0], five)?;
+        let two = streams(2)?;
+        guard.kill()?;
+        ends(&guard, CLIENT[0], two)
+    })
+}
+
+fn open_now(guard: &Guard<'_>, client: &str) -> Result<u64> {
+    let (_, stdout, _) = guard.output(&["connections", "--json"])?;
+    let list: Vec<Value> = serde_json::from_str(&stdout)?;
+    let is_of = |of: &&Value| {
+        let source = of["source"].as_str().and_then(|source| source.parse::<ipnet::IpNet>().ok());
+        source.zip(client.parse::<IpAddr>().ok()).is_some_and(|(net, client)| net.contains(&client))
+    };
+    Ok(list.iter().filter(is_of).filter_map(|of| of["established"].as_u64()).sum())
+}
+
+/// A kill by command ends all of these streams.
+fn ends(guard: &Guard<'_>, client: &str, streams: Vec<Stream>) -> Result<()> {
+    let (code, stdout, stderr) = guard.output(&["block", client, "--kill", "--scope", "services"])?;
+    let closed = format!("{} connections were closed", streams.len());
+    ensure!(code == Some(0) && stdout.contains(&closed), "{stdout}{stderr}");
+    for stream in streams {
+        ensure!(wait::within(PATIENCE, || stream.server.is_finished()), "the server goes on");
+    }
+    guard.output(&["unblock", client])?;
+    Ok(())
 }
 
 /// A descriptor that no process has open, but in a message under way: guard cannot reach it.
