@@ -1,5 +1,6 @@
 //! What work spends of a CPU, however many others want it at the same time.
 
+use std::fs;
 use std::process::{Child, ExitStatus};
 use std::time::Duration;
 
@@ -40,6 +41,25 @@ pub fn of_child(child: &mut Child) -> Result<(ExitStatus, Duration)> {
 pub fn of_process(id: u32) -> Result<Duration> {
     let clock = clock_getcpuclockid(Pid::from_raw(id.cast_signed())).context("the process is gone")?;
     clock_gettime(clock).map(Duration::from).context("the kernel does not say what was spent")
+}
+
+/// What the threads of this name of a process have spent until now.
+///
+/// # Errors
+/// When there is no such thread, or the kernel does not say.
+pub fn of_threads(id: u32, name: &str) -> Result<Duration> {
+    let mut spent = None;
+    for thread in fs::read_dir(format!("/proc/{id}/task")).context("the process is gone")? {
+        let thread = thread?.path();
+        // It may end at any moment.
+        let Ok(of) = fs::read_to_string(thread.join("comm")) else { continue };
+        if of.trim_end() == name {
+            let times = fs::read_to_string(thread.join("schedstat")).context("the kernel does not say")?;
+            let run = times.split(' ').next().and_then(|run| run.parse().ok()).context("no time")?;
+            *spent.get_or_insert(Duration::ZERO) += Duration::from_nanos(run);
+        }
+    }
+    spent.with_context(|| format!("there is no thread {name:?}"))
 }
 
 #[cfg(test)]

@@ -16,7 +16,8 @@ use guard_tests::raw::Wire;
 use guard_tests::scene::{Scene, to_server};
 use guard_tests::wait;
 
-const PATIENCE: Duration = Duration::from_secs(60);
+const PATIENCE: Duration = Duration::from_secs(90);
+const TWO_COMPARISONS: Duration = Duration::from_secs(20);
 const BLOCKS: u32 = 1_000_000;
 const SOURCES: u32 = 100_000;
 
@@ -40,23 +41,38 @@ fn fill(scene: &Scene, guard: &Guard<'_>) -> Result<()> {
         let address = Ipv4Addr::from_bits(10 << 24 | number << 4).to_string();
         wire.send(&to_server(Frame::udp(&address, 8000)).build())?;
     }
+    plant(guard)
+}
+
+/// Counts connections that no socket has. The agent takes them for drift, and corrects the count after two comparisons.
+fn plant(guard: &Guard<'_>) -> Result<()> {
     let mut maps = guard.maps()?;
     let id: ServiceId = *maps.service_names()?.get("web").context("no service")?;
     let service = Service::new(false, 32, 64);
     let source =
         |number: u32| SourceKey::new(id, &service, Address::v4((10 << 24 | number << 4).to_be_bytes()));
-    maps.write_connections(&(0..SOURCES).map(|number| (source(number), 2)).collect::<Vec<_>>())?;
-    Ok(())
+    Ok(maps.write_connections(&(0..SOURCES).map(|number| (source(number), 2)).collect::<Vec<_>>())?)
 }
 
 #[test]
 fn a_scrape_of_full_tables_costs_no_walk_through_them() -> Result<()> {
     /// A walk takes tens of times as much.
-    const MOST: f64 = 6.0;
+    const MOST: f64 = 2.5;
     let scene = Scene::new()?;
     let guard = Guard::start(&scene.server, POLICY)?;
     let empty = cost_of_a_scrape(&guard)?;
     fill(&scene, &guard)?;
+    // Of so many sources it is known a few seconds later how many they are, and then exactly, until the agent corrects the count.
+    let is_known = || -> Result<bool> {
+        let text = guard.metrics()?;
+        let all = u64::from(SOURCES);
+        Ok(metric(&text, "guard_sources{service=\"web\"}")? == all
+            && metric(&text, "guard_connections{service=\"web\"}")? == 2 * all)
+    };
+    let becomes_known =
+        || plant(&guard).is_ok() && wait::within(TWO_COMPARISONS, || is_known().unwrap_or(false));
+    ensure!(wait::within(PATIENCE, becomes_known), "{}", guard.metrics()?);
+    plant(&guard)?;
     let full = cost_of_a_scrape(&guard)?;
     println!("a scrape costs {empty:?} of a CPU with empty tables, {full:?} with full ones");
     ensure!(full.as_secs_f64() < MOST * empty.as_secs_f64(), "{empty:?}, and {full:?} with full tables");
@@ -66,28 +82,22 @@ fn a_scrape_of_full_tables_costs_no_walk_through_them() -> Result<()> {
         let found = metric(&text, &format!("guard_map_entries{{map=\"{table}\"}}"))?;
         ensure!(found.abs_diff(entries.into()) < u64::from(entries) / 15, "{table}: {found}");
     }
-    // Of so many sources it is known a few seconds later how many they are, and then exactly.
-    let is_known = || -> Result<bool> {
-        let text = guard.metrics()?;
-        let all = u64::from(SOURCES);
-        Ok(metric(&text, "guard_sources{service=\"web\"}")? == all
-            && metric(&text, "guard_connections{service=\"web\"}")? == 2 * all)
-    };
-    ensure!(wait::within(PATIENCE, || is_known().unwrap_or(false)), "{}", guard.metrics()?);
     Ok(())
 }
 
-/// The lower quartile: what the agent does besides, on a busy machine in most scrapes, only adds to it.
+/// What the threads spend that answer scrapes: after its tables were filled, the agent takes a million blocks over into its ledger and
+/// corrects a hundred thousand counts, beside that. Of so many the lower quartile, since what the machine does besides only adds to it.
 fn cost_of_a_scrape(guard: &Guard<'_>) -> Result<Duration> {
     const SCRAPES: usize = 21;
+    let spent = || cpu_time::of_threads(guard.pid()?, "metrics");
     let cost = |_| -> Result<Duration> {
-        let before = cpu_time::of_process(guard.pid()?)?;
+        let before = spent()?;
         guard.metrics()?;
-        Ok(cpu_time::of_process(guard.pid()?)?.saturating_sub(before))
+        Ok(spent()?.saturating_sub(before))
     };
-    let mut spent = (0..SCRAPES).map(cost).collect::<Result<Vec<_>>>()?;
-    spent.sort();
-    Ok(spent[SCRAPES / 4])
+    let mut costs = (0..SCRAPES).map(cost).collect::<Result<Vec<_>>>()?;
+    costs.sort();
+    Ok(costs[SCRAPES / 4])
 }
 
 #[test]
