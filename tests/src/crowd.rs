@@ -10,7 +10,8 @@ use crate::wait;
 
 /// Nobody: the user without rights.
 const NOBODY: u32 = 65534;
-const PATIENCE: Duration = Duration::from_secs(60);
+/// The kernel makes and names one namespace at a time.
+const PATIENCE: Duration = Duration::from_secs(400);
 
 /// Namespaces, each in a user namespace of its own with a process in it. They end with their handle.
 #[derive(Debug, Default)]
