@@ -270,3 +270,25 @@ pub(super) fn causes(error: &dyn StdError) -> String {
     }
     text
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_programs_read_the_clock_that_goes_on_while_the_machine_is_suspended() {
+        /// BPF_JMP | BPF_CALL, BPF_FUNC_ktime_get_ns, BPF_FUNC_ktime_get_boot_ns (linux/bpf.h).
+        const CALL: u8 = 0x85;
+        const MONOTONIC: i32 = 5;
+        const BOOT: i32 = 125;
+        let object = parse_object().unwrap();
+        let instructions: Vec<_> =
+            object.functions.values().flat_map(|function| &function.instructions).collect();
+        let calls = |helper| {
+            let is_call = |code, source, number| code == CALL && source == 0 && number == helper;
+            instructions.iter().filter(|of| is_call(of.code, of.src_reg(), of.imm)).count()
+        };
+        assert_eq!(calls(MONOTONIC), 0);
+        assert!(calls(BOOT) > 0);
+    }
+}
