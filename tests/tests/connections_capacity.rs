@@ -8,6 +8,7 @@ use std::time::Duration;
 use anyhow::{Context, Result, ensure};
 use guard_tests::guard::Guard;
 use guard_tests::hidden::unless_hidden;
+use guard_tests::net::CONTAINER;
 use guard_tests::scene::{ALLOW, CLIENT, SERVER, Scene};
 use guard_tests::streams::{StreamingServer, connect_from};
 use guard_tests::wait;
@@ -35,18 +36,42 @@ fn value(guard: &Guard<'_>, metric: &str) -> Result<u64> {
     Ok(line.with_context(|| metric.to_owned())?.parse()?)
 }
 
+fn policy() -> String {
+    format!(
+        "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n\
+         [[service.sources]]\nprefix = \"{LIMITED}\"\nlimits = \"few\"\n[limits.few]\nmax_connections = 5\n\
+         [capacity]\nconnections = {ROOM}\n"
+    )
+}
+
+/// Nothing but the kernel's report tells that such a connection came through guard: it is not translated, and not counted.
+#[test]
+fn a_limit_holds_in_a_container_that_is_reached_by_routing_too() -> Result<()> {
+    unless_hidden(8000, || {
+        let scene = Scene::new()?;
+        scene.client.ip(&format!("address add {LIMITED}/16 dev eth0"))?;
+        let container = scene.server.publish(7000, 9000)?;
+        let _server = StreamingServer::start(&container, STREAMING, 8000)?;
+        scene.client.ip(&format!("route add {CONTAINER} via {}", SERVER[0]))?;
+        let guard = Guard::start(&scene.server, &policy())?;
+        let unlimited = connect_from(&scene.client, CLIENT[0], CONTAINER, ROOM)?;
+        let limited: Vec<_> =
+            (0..8).filter_map(|_| connect_from(&scene.client, LIMITED, CONTAINER, 1).ok()?.pop()).collect();
+        ensure!(!limited.is_empty(), "no handshake was let in: {}", guard.log());
+        let open = || limited.iter().filter(|stream| is_open(stream)).count();
+        ensure!(wait::within(PATIENCE, || open() == 0), "{} of a source with a limit go on", open());
+        ensure!(unlimited.iter().all(is_open), "a source without a limit keeps what it has");
+        Ok(())
+    })
+}
+
 #[test]
 fn what_does_not_fit_is_known_and_a_limit_holds_all_the_same() -> Result<()> {
     unless_hidden(8000, || {
         let scene = Scene::new()?;
         scene.client.ip(&format!("address add {LIMITED}/16 dev eth0"))?;
         let _server = StreamingServer::start(&scene.server, STREAMING, 8000)?;
-        let policy = format!(
-            "[attach]\ninterfaces = [\"eth0\"]\n[[service]]\nname = \"web\"\nports = [8000]\nallow = {ALLOW}\n\
-             [[service.sources]]\nprefix = \"{LIMITED}\"\nlimits = \"few\"\n[limits.few]\nmax_connections = 5\n\
-             [capacity]\nconnections = {ROOM}\n"
-        );
-        let guard = Guard::start(&scene.server, &policy)?;
+        let guard = Guard::start(&scene.server, &policy())?;
         let unlimited = connect_from(&scene.client, CLIENT[0], SERVER[0], ROOM + TOO_MANY)?;
         // Each is let in by its handshake. The agent ends them: no place can be counted for them.
         let limited: Vec<_> =

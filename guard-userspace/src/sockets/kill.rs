@@ -83,8 +83,8 @@ impl Sockets {
         self.end(LOOKS, Extent::Everywhere, &Order { ports, counted, is_wanted: &is_wanted })
     }
 
-    /// Destroys the sockets with these cookies, of clients who asked for one of `ports`. Where all of them are counted, only their
-    /// namespaces are looked at.
+    /// Destroys the sockets with these cookies, of which the kernel has told, of clients who asked for one of `ports`. Where all of them are
+    /// counted, only their namespaces are looked at.
     ///
     /// # Errors
     /// When the sockets of the own namespace cannot be listed.
@@ -98,6 +98,10 @@ impl Sockets {
         let namespace = |cookie: &u64| counted.connections.get(cookie).map(|of| of.namespace);
         let namespaces: Option<BTreeSet<u64>> = cookies.iter().map(namespace).collect();
         let extent = namespaces.as_ref().map_or(Extent::Everywhere, Extent::Only);
+        // The kernel has told of them: for some its tables have no room.
+        let came_through = |cookie| cookies.contains(&cookie) || (counted.came_through)(cookie);
+        let connections = counted.connections.clone();
+        let counted = &Counted { came_through: Box::new(came_through), connections };
         self.end(1, extent, &Order { ports: Some(ports), counted, is_wanted: &is_wanted })
     }
 
