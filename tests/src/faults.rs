@@ -100,6 +100,11 @@ impl Traced {
         Ok(Self(guard.host().start(strace.stdin(Stdio::null()).stderr(Stdio::null()))?))
     }
 
+    /// The process of strace.
+    pub fn id(&self) -> u32 {
+        self.0.id()
+    }
+
     /// Whether the agent has ended by itself.
     pub fn has_ended(&mut self) -> bool {
         !matches!(self.0.has_ended(), Ok(None))

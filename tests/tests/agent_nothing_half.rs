@@ -16,6 +16,8 @@ use guard_userspace::agent::Status;
 use guard_userspace::control::path;
 use guard_userspace::datapath::pins::Pins;
 use ipnet::IpNet;
+use nix::sys::signal::{Signal, kill};
+use nix::unistd::Pid;
 
 const PATIENCE: Duration = Duration::from_secs(60);
 
@@ -147,13 +149,10 @@ fn of_more_blocks_than_there_is_room_for_as_many_come_back_as_fit() -> Result<()
     ensure!(out.len() == 376, "{}", out.len());
     let (code, _, said) = guard.output(&["unblock", &out[0]])?;
     ensure!(code == Some(0), "{said}");
-    for address in nets(6, 200) {
-        guard.output(&["unblock", &address])?;
-    }
+    let unblock = |nets: &[String]| feed(&mut guard.command(&["unblock", "-"])?, &nets.join("\n"));
+    unblock(&nets(6, 200))?;
     ensure!(wait::within(PATIENCE, || has_problem(&guard, "175 blocks")), "{}", guard.problems());
-    for address in nets(5, 180) {
-        guard.output(&["unblock", &address])?;
-    }
+    unblock(&nets(5, 180))?;
     ensure!(wait::within(PATIENCE, || is_healthy(&guard)), "{}", guard.problems());
     ensure!(is_in_force(&format!("{}/32", out[1]))? && !is_in_force(&format!("{}/32", out[0]))?);
     Ok(())
@@ -258,4 +257,35 @@ fn a_ledger_that_cannot_be_looked_at_is_not_made_again() -> Result<()> {
     let (_, blocks, _) = guard.output(&["blocks"])?;
     ensure!(blocks.contains("10.66.0.1"), "{blocks}");
     Ok(())
+}
+
+/// The processes that a process has started.
+fn children(process: &str) -> Vec<String> {
+    let threads = fs::read_dir(format!("/proc/{process}/task")).into_iter().flatten().flatten();
+    let of = |thread: fs::DirEntry| fs::read_to_string(thread.path().join("children")).unwrap_or_default();
+    threads.flat_map(|thread| of(thread).split_whitespace().map(str::to_owned).collect::<Vec<_>>()).collect()
+}
+
+#[test]
+fn a_server_of_metrics_whose_keeper_dies_as_it_begins_does_not_go_on_alone() -> Result<()> {
+    let scene = Scene::new()?;
+    let guard = Guard::install(&scene.server, &policy("\"eth0\"", ""))?;
+    let trace = guard.policy_file().with_extension("trace").display().to_string();
+    // Each process asks late to end with what started it.
+    let late = ["-o", &trace, "-e", "trace=prctl", "-e", "inject=prctl:delay_enter=3000000:when=1"];
+    let mut agent = Traced::start(&guard, &late.map(str::to_owned))?;
+    let below =
+        |processes: Vec<String>| processes.iter().flat_map(|process| children(process)).collect::<Vec<_>>();
+    let strace = agent.id().to_string();
+    let keepers = || below(children(&strace));
+    ensure!(wait::within(PATIENCE, || !below(keepers()).is_empty()), "no server: {}", faults::said(&guard));
+    for keeper in keepers() {
+        kill(Pid::from_raw(keeper.parse()?), Signal::SIGKILL)?;
+    }
+    // A server that goes on without its keeper answers now.
+    let answers =
+        || scene.server.output("curl", &["-sf", "http://127.0.0.1:9455/healthz"]).is_ok_and(|(ok, _)| ok);
+    ensure!(!wait::within(Duration::from_secs(10), answers), "it answers");
+    // Strace ends when all of them have.
+    agent.kill()
 }

@@ -6,6 +6,7 @@
 //! | `told` | what the kernel was told |
 //! | `drift` | whether the kernel still has that |
 //! | `left_out` | blocks that the tables have no room for |
+//! | `made` | blocks that no command asked for |
 //! | `mend` | brings back what another program has changed there |
 //! | `record` | what the ledger is told, or will be |
 //! | `notes` | what the audit log says of it |
@@ -19,6 +20,7 @@ mod clock;
 mod drift;
 mod left_out;
 pub mod list;
+mod made;
 mod mend;
 pub mod nested;
 mod notes;

@@ -10,14 +10,13 @@ use guard_common::abi;
 use ipnet::IpNet;
 use tracing::warn;
 
+use super::made::{automatic_block, found as found_in_kernel};
 use super::mend::Care;
 use super::nested::Ends;
 use super::record::Record;
 use super::told::{Begun, Told};
-use super::{Block, BlockCounts, Clock, End, Origin, Scope, notes};
-use crate::autoblock::{
-    self, Automatic, Decision, Exemption, InForce, Kind, Memory, Offence, Pardons, Rules,
-};
+use super::{Block, BlockCounts, Clock, End, Scope, notes};
+use crate::autoblock::{self, Decision, Exemption, InForce, Kind, Memory, Offence, Pardons, Rules};
 use crate::datapath::{Error, Maps, boot_now};
 use crate::ledger::{Change, Event, EventQuery, LedgerError};
 use crate::limited;
@@ -257,7 +256,7 @@ impl Register {
             let ends = entries
                 .map(|(net, entry)| (*net, Ends { host: entry.host_until, services: entry.services_until }));
             let mut blocks: Vec<_> =
-                ends.flat_map(|found| self::found(found, &clock, at)).chain(missed).collect();
+                ends.flat_map(|found| found_in_kernel(found, &clock, at)).chain(missed).collect();
             blocks.sort_by_key(|block| (block.since, block.net));
             blocks
         });
@@ -353,7 +352,7 @@ impl Register {
         self.record.is_reconciled = true;
         let found: BTreeMap<_, _> = found
             .into_iter()
-            .flat_map(|found| self::found(found, clock, at))
+            .flat_map(|found| found_in_kernel(found, clock, at))
             .map(|block| ((block.net, block.scope), block))
             .collect();
         let change = Change { ended_by, found, ..Change::new(clock.clone()) };
@@ -379,37 +378,4 @@ pub(super) fn ends(blocks: impl Iterator<Item = End>, clock: &Clock) -> HashMap<
         *known = known.max(Ends { host, services: until });
     }
     ends
-}
-
-/// The blocks that an entry of the kernel stands for, when nothing else is known of it.
-fn found((net, ends): (IpNet, Ends), clock: &Clock, at: u64) -> Vec<Block> {
-    let block = |scope, until: abi::End| Block {
-        net,
-        scope,
-        origin: Origin::Manual,
-        reason: Some("found in the kernel".into()),
-        evidence: None,
-        by: "unknown".into(),
-        since: clock.to_day(at),
-        until: (until != abi::End::FOREVER).then(|| clock.to_day(until.nanoseconds())),
-    };
-    let host = ends.host.is_after(|| at).then(|| block(Scope::Host, ends.host));
-    let services = (ends.services.is_after(|| at) && ends.services > ends.host)
-        .then(|| block(Scope::Services, ends.services));
-    host.into_iter().chain(services).collect()
-}
-
-fn automatic_block(automatic: &Automatic, clock: &Clock, at: u64) -> Block {
-    let since = clock.to_day(at);
-    let Automatic { net, scope, lasts, reason, evidence, strike: _, kill: _ } = automatic;
-    Block {
-        net: *net,
-        scope: *scope,
-        origin: Origin::Auto,
-        reason: Some(reason.clone()),
-        evidence: serde_json::to_value(evidence).ok(),
-        by: "guard".into(),
-        since,
-        until: Some(clock.whole(since.saturating_add(u64::try_from(lasts.as_millis()).unwrap_or(u64::MAX)))),
-    }
 }

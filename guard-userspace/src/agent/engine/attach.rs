@@ -10,12 +10,13 @@ use tracing::{info, warn};
 
 use super::Kernel;
 use super::blocks::event_of;
+use super::unguarded::unguarded;
 use super::wanted::{Askers, Entries, Wanted};
 use crate::agent::status::{self, InterfaceStatus, UnguardedStatus};
 use crate::config::{AttachMode, Policy};
 use crate::datapath::{Attachment, Error, Mode, ModeRequest};
 use crate::ledger::Action;
-use crate::network::{Link, Missing, Network};
+use crate::network::{Missing, Network};
 
 /// Where the program is, and where it should be and is not.
 #[derive(Default)]
@@ -80,7 +81,12 @@ impl Attached {
         self.refused.insert(network.name(index).to_owned(), why);
     }
 
-    fn is_guarded(&self, index: u32) -> bool {
+    /// Why an interface of this name has no program, where guard has tried.
+    pub(super) fn refusal(&self, name: &str) -> Option<&String> {
+        self.refused.get(name)
+    }
+
+    pub(super) fn is_guarded(&self, index: u32) -> bool {
         self.by_index.contains_key(&index)
     }
 }
@@ -345,47 +351,6 @@ fn uppers(
     let ending = wanted.leave.iter().chain(wanted.covered.keys());
     let above = ending.filter(|upper| network.all_below(**upper).contains(&index));
     above.filter_map(|upper| Some((*upper, guarded.get(upper)?.clone()))).collect()
-}
-
-/// The interfaces that are up and have an address, and have no program, each with the reason.
-fn unguarded(attached: &Attached, network: &Network) -> Vec<UnguardedStatus> {
-    let is_open = |link: &&Link| {
-        link.is_up
-            && !link.is_loopback
-            && network.addressed.contains(&link.index)
-            && !attached.is_guarded(link.index)
-    };
-    let status = |link: &Link| UnguardedStatus {
-        name: link.name.clone(),
-        index: link.index,
-        why: why_unguarded(link.index, attached, network),
-    };
-    network.links.iter().filter(is_open).map(status).collect()
-}
-
-fn why_unguarded(index: u32, attached: &Attached, network: &Network) -> String {
-    let name = network.name(index);
-    if let Some(why) = attached.refused.get(name) {
-        return why.clone();
-    }
-    let names =
-        |indices: &[u32]| indices.iter().map(|index| network.name(*index)).collect::<Vec<_>>().join(", ");
-    let (below, open): (Vec<u32>, Vec<u32>) = network.lowers(index).into_iter().partition(|lower| {
-        attached.is_guarded(*lower)
-            || network.all_below(*lower).iter().any(|index| attached.is_guarded(*index))
-    });
-    let controller =
-        network.link(index).and_then(|link| link.controller).filter(|above| attached.is_guarded(*above));
-    match (below.is_empty(), open.is_empty(), controller) {
-        (false, true, _) => format!("its packets come by {}, where they are judged", names(&below)),
-        (false, false, _) => {
-            format!("only what comes by {} is judged; what comes by {} is not", names(&below), names(&open))
-        }
-        (true, _, Some(above)) => {
-            format!("it is a part of {}, where its packets for this host are judged", network.name(above))
-        }
-        (true, _, None) => "the policy does not name it".into(),
-    }
 }
 
 /// With what to do instead, where that is known.

@@ -6,6 +6,7 @@
 //! | `start` | the beginning, up to the program on the cards |
 //! | `policies` | the policies that are known, and which of them is live |
 //! | `attach`, `wanted` | keeps the program on the interfaces that the policy asks for |
+//! | `unguarded` | tells of the interfaces without it |
 //! | `blocks` | blocks and unblocks |
 //! | `connections` | the count of connections, and their end |
 //! | `offences` | what the kernel reports, and whom it gets blocked |
@@ -34,6 +35,7 @@ mod policy;
 mod reach;
 mod start;
 mod top;
+mod unguarded;
 mod wanted;
 mod watchers;
 

@@ -7,11 +7,13 @@ use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{ExitCode, exit};
 
-use anyhow::{Context, Result};
+use anyhow::{Context, Result, ensure};
 use nix::sys::prctl;
 use nix::sys::signal::Signal;
+use nix::sys::socket::getsockopt;
+use nix::sys::socket::sockopt::PeerCredentials;
 use nix::sys::wait::{WaitStatus, waitpid};
-use nix::unistd::{ForkResult, fork, getpid, getppid};
+use nix::unistd::{ForkResult, Pid, fork, getpid, getppid};
 
 use super::web;
 use super::wire::Ends;
@@ -38,8 +40,9 @@ pub(in crate::agent) fn keep(arguments: &[OsString]) -> Option<ExitCode> {
 
 fn serve_on(listen: SocketAddr) -> Result<()> {
     close_others()?;
-    begin()?;
     let agent = io::stdin().as_fd().try_clone_to_owned().context("there is no agent")?;
+    let started_by = getsockopt(&agent, PeerCredentials).context("there is no agent")?.pid();
+    begin(Pid::from_raw(started_by))?;
     // Standard output leads nowhere, and so does standard input from here on.
     nix::unistd::dup2_stdin(io::stdout()).context("cannot let go of standard input")?;
     let mut agent = UnixStream::from(agent);
@@ -63,8 +66,10 @@ fn close_others() -> Result<()> {
 }
 
 /// What both processes begin with. They end with what started them, and hold no privilege.
-fn begin() -> Result<()> {
+fn begin(started_by: Pid) -> Result<()> {
     prctl::set_pdeathsig(Signal::SIGKILL).context("cannot ask to end with the agent")?;
+    // It may have ended before that: no signal comes then.
+    ensure!(getppid() == started_by, "what started this process is gone");
     let _ = prctl::set_name(&std::ffi::CString::new(NAME).unwrap_or_default());
     // Nothing else of this user may look into it.
     prctl::set_dumpable(false).context("cannot close the memory to others")?;
@@ -80,12 +85,7 @@ fn run(listen: SocketAddr, ends: Ends, agent: &UnixStream) -> Result<String> {
         ForkResult::Child => {
             // What the agent tells the keeper, and is told by it, is not for the server.
             let _ = nix::unistd::close(agent.as_raw_fd());
-            let begun = begin();
-            // A keeper that was killed before this process asked to end with it: no signal comes.
-            if getppid() != keeper {
-                exit(1);
-            }
-            let served = begun.and_then(|()| web::serve(listen, ends));
+            let served = begin(keeper).and_then(|()| web::serve(listen, ends));
             exit(i32::from(served.is_err()));
         }
         ForkResult::Parent { child } => {
