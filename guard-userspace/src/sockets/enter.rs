@@ -66,22 +66,29 @@ pub(super) enum Visit<T> {
     Empty,
     Gone,
     Refused(io::Error),
+    /// Not entered, since others took the time.
+    PassedBy,
 }
 
-/// Enters namespaces one after the other, each given by its inode and the files that lead to it, and does `work` in those with sockets of TCP. No
-/// thread but one of its own is ever in another namespace, and nothing of a namespace is held after the visit.
+/// Enters namespaces one after the other, each given by its inode and the files that lead to it, and does `work` in those with sockets of TCP.
+/// `has_time` says, before each, whether it is still to be entered. No thread but one of its own is ever in another namespace, and nothing of a
+/// namespace is held after the visit.
 ///
 /// # Errors
 /// When no thread can be had.
 pub(super) fn visit_all<T: Send>(
     wanted: Vec<(u64, Vec<PathBuf>)>,
+    has_time: impl Fn(u64) -> bool + Sync,
     mut work: impl FnMut(u64, &mut Namespace) -> T + Send,
 ) -> io::Result<Vec<(u64, Visit<T>)>> {
     if wanted.is_empty() {
         return Ok(Vec::new());
     }
-    let visit =
-        || wanted.into_iter().map(|(inode, files)| (inode, visit(inode, &files, &mut work))).collect();
+    let visit_one = |(inode, files): (u64, Vec<PathBuf>)| {
+        let visit = if has_time(inode) { visit(inode, &files, &mut work) } else { Visit::PassedBy };
+        (inode, visit)
+    };
+    let visit = || wanted.into_iter().map(visit_one).collect();
     thread::scope(|scope| {
         let visitor = thread::Builder::new().name("namespaces".into()).spawn_scoped(scope, visit)?;
         visitor.join().map_err(|_| io::Error::other("the thread that enters namespaces panicked"))
@@ -124,10 +131,13 @@ mod tests {
     use super::*;
 
     #[test]
-    fn what_no_longer_leads_there_is_gone() {
+    fn what_no_longer_leads_there_is_gone_and_the_rest_is_passed_by_when_time_is_up() {
         let files = ["/proc/1/no-such-file", "/proc/self/ns/mnt"].map(PathBuf::from).to_vec();
-        let visits = visit_all(vec![(1, files), (2, Vec::new())], |_, _| ()).unwrap();
-        assert!(visits.iter().all(|(_, visit)| matches!(visit, Visit::Gone)), "{visits:?}");
+        let visits =
+            visit_all(vec![(1, files), (2, Vec::new()), (3, Vec::new())], |inode| inode != 3, |_, _| ())
+                .unwrap();
+        let known = matches!(visits[..], [(1, Visit::Gone), (2, Visit::Gone), (3, Visit::PassedBy)]);
+        assert!(known, "{visits:?}");
     }
 
     #[test]

@@ -176,7 +176,8 @@ impl Sockets {
         let mut others =
             if by_namespace.keys().all(|inode| *inode == own) { BTreeMap::new() } else { self.others() };
         others.retain(|inode, _| by_namespace.contains_key(inode));
-        let visits = enter::visit_all(others.into_iter().collect(), |inode, namespace| {
+        let all = |_| true;
+        let visits = enter::visit_all(others.into_iter().collect(), all, |inode, namespace| {
             destroy(inode, &mut namespace.channel);
         });
         let refused: Vec<(u64, String)> = match visits {
@@ -259,7 +260,7 @@ fn destroy(channel: &mut Channel, socket: &Socket) -> io::Result<bool> {
 /// Why nothing was done in a namespace; nothing is to be done in one that is gone.
 fn refusal(visit: Visit<()>) -> Option<String> {
     match visit {
-        Visit::Done(()) | Visit::Empty | Visit::Gone => None,
+        Visit::Done(()) | Visit::Empty | Visit::Gone | Visit::PassedBy => None,
         Visit::Refused(error) => Some(format!("its network namespace cannot be entered: {error}")),
     }
 }

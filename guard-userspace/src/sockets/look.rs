@@ -78,12 +78,12 @@ impl Sockets {
                 effort: query.effort,
                 needed: &needed,
             };
-            let insides = self.insides(&errand, &plan, &mut found.notes)?;
+            let (insides, passed_by) = self.insides(&errand, &plan, &mut found.notes)?;
             found.namespaces = insides.iter().map(|inside| inside.namespace).collect();
             let others = insides.iter().filter(|inside| inside.namespace != self.identity.inode);
             let listening = others.flat_map(|inside| inside.listening.iter().copied()).collect();
             if matches!(query.extent, Extent::Everywhere) {
-                let are_all = plan.left == 0 && found.notes.iter().all(is_of_processes);
+                let are_all = plan.left + passed_by == 0 && found.notes.iter().all(is_of_processes);
                 self.listening_elsewhere = are_all.then_some(listening);
             }
             // After the sockets: the entry of a connection is older than its socket, so one that is missing then was not translated.
@@ -161,15 +161,15 @@ impl Sockets {
         found.into_values().collect()
     }
 
-    /// The sockets with these local ports, or all, of the own namespace and those of the plan.
+    /// The sockets with these local ports, or all, of the own namespace and those of the plan; and how many of these there was no time for.
     fn insides(
         &mut self,
         errand: &Errand<'_>,
         plan: &Plan,
         notes: &mut Vec<Note>,
-    ) -> Result<Vec<Inside>, Error> {
+    ) -> Result<(Vec<Inside>, usize), Error> {
         if errand.local.as_ref().is_some_and(|local| local.is_empty()) {
-            return Ok(Vec::new());
+            return Ok((Vec::new(), 0));
         }
         let own = self.identity.inode;
         let tells_multipath = self.own.multipath;
@@ -187,7 +187,9 @@ impl Sockets {
             }
             inside
         };
-        let visited = enter::visit_all(plan.namespaces.clone(), work);
+        let begun = Instant::now();
+        let has_time = |inode| errand.needed.contains(&inode) || begun.elapsed() < errand.effort.time();
+        let visited = enter::visit_all(plan.namespaces.clone(), has_time, work);
         let refused = |count, error: Option<&_>| {
             let reason = note::refused(Capability::CAP_SYS_ADMIN, error);
             Note::NotEntered { count, reason }
@@ -196,10 +198,12 @@ impl Sockets {
             Ok(visited) => visited,
             Err(error) => {
                 notes.push(refused(plan.namespaces.len(), Some(&error)));
-                return Ok(insides);
+                return Ok((insides, 0));
             }
         };
-        let (mut count, mut last, mut passed_by) = (0, None, plan.left);
+        let (mut count, mut last) = (0, None);
+        // Not entered; not looked through.
+        let (mut not_entered, mut passed_by) = (0, plan.left);
         for (inode, visit) in visited {
             match visit {
                 Visit::Done(Ok(inside)) => {
@@ -218,6 +222,7 @@ impl Sockets {
                     insides.push(Inside::empty(inode));
                 }
                 Visit::Gone => {}
+                Visit::PassedBy => not_entered += 1,
                 Visit::Refused(error) => {
                     count += 1;
                     last = Some(error);
@@ -225,9 +230,10 @@ impl Sockets {
             }
         }
         notes.extend((count > 0).then(|| refused(count, last.as_ref())));
+        passed_by += not_entered;
         let is_noted = passed_by > 0 && errand.effort == Effort::Full;
         notes.extend(is_noted.then_some(Note::NotVisited { count: passed_by }));
-        Ok(insides)
+        Ok((insides, not_entered))
     }
 
     fn translate(&mut self, notes: &mut Vec<Note>) {

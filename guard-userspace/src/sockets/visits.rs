@@ -1,11 +1,12 @@
 //! Which network namespaces a look enters.
 //!
 //! Anybody may make namespaces by the thousand, and listen in each. So a look enters all those where the guard in the kernel counts
-//! connections, or where some were seen; of the others it enters a bounded number, and goes on with the rest at the next look.
+//! connections, or where some were seen; of the others it enters a bounded number for a bounded time, and goes on with the rest at the next look.
 
 use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::path::PathBuf;
 use std::sync::Arc;
+use std::time::Duration;
 
 /// How much a look may cost.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -30,6 +31,14 @@ impl Effort {
         match self {
             Self::Little => 32,
             Self::Full => 256,
+        }
+    }
+
+    /// For how long they are entered. Where the machine is busy, or the kernel's table is large, that is fewer of them.
+    pub(super) const fn time(self) -> Duration {
+        match self {
+            Self::Little => Duration::from_millis(200),
+            Self::Full => Duration::from_millis(400),
         }
     }
 }
