@@ -27,6 +27,21 @@ pub fn plain_json(text: &str) -> Cow<'_, str> {
     Cow::Owned(text.chars().map(escape).collect())
 }
 
+/// The same for a message of the log. What is not its first line is set in, so that none of it looks like another message. Escape characters are
+/// those of whoever writes the log: it has replaced all others.
+pub fn plain_log(text: &str) -> Cow<'_, str> {
+    if text.starts_with('{') {
+        return plain_json(text);
+    }
+    let harmless =
+        harmless(text, |character| is_control(character) && !matches!(character, '\n' | '\t' | '\x1b'));
+    let message = harmless.strip_suffix('\n').unwrap_or(&harmless);
+    if !message.contains('\n') {
+        return harmless;
+    }
+    Cow::Owned(format!("{}\n", message.replace('\n', "\n    ")))
+}
+
 fn harmless(text: &str, is_harmful: impl Fn(char) -> bool) -> Cow<'_, str> {
     if !text.contains(&is_harmful) {
         return Cow::Borrowed(text);
@@ -68,6 +83,9 @@ mod tests {
             assert_eq!(plain(text), expected, "{text:?}");
         }
         assert_eq!(plain_lines("a\tb\n\x1bc\n"), "a\tb\n\\u{1b}c\n");
+        assert_eq!(plain_log("INFO a\r\u{202e}\n2026 INFO b\n"), "INFO a\\u{d}\\u{202e}\n    2026 INFO b\n");
+        assert_eq!(plain_log("INFO a\n"), "INFO a\n");
+        assert_eq!(plain_log("{\"message\":\"\u{9b}\"}\n"), "{\"message\":\"\\u009b\"}\n");
         let odd = "a\u{9b}\u{202e}\x7f";
         let json = serde_json::to_string(odd).unwrap();
         assert_eq!(plain_json(&json), "\"a\\u009b\\u202e\\u007f\"");

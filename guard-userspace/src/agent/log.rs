@@ -9,6 +9,7 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use super::privileges;
+use crate::plain::plain_log;
 
 /// So many lines wait: some hundred kilobytes, at their usual length.
 const WAITING: usize = 1024;
@@ -68,10 +69,11 @@ fn write_lines(lines: &Receiver<Vec<u8>>, mut out: impl Write) {
 }
 
 impl Write for Writer {
-    /// Takes one line. All of it, or nothing.
+    /// Takes one message. All of it, or nothing.
     fn write(&mut self, line: &[u8]) -> io::Result<usize> {
         WAITS.fetch_add(1, Ordering::Relaxed);
-        if self.lines.try_send(line.to_vec()).is_err() {
+        let harmless = plain_log(&String::from_utf8_lossy(line)).into_owned();
+        if self.lines.try_send(harmless.into_bytes()).is_err() {
             WAITS.fetch_sub(1, Ordering::Relaxed);
             LOST.fetch_add(1, Ordering::Relaxed);
         }

@@ -57,7 +57,7 @@ pub use engine::{
 pub use explain::{ExplainQuery, explain, protocol_name};
 pub use kept::last_policy;
 pub use metrics::{Format, gather};
-pub use server::Peer;
+pub use server::{Peer, readers};
 pub use status::{
     CounterStatus, InterfaceStatus, MapStatus, PolicyStatus, ServiceStatus, Status, UnguardedStatus,
 };

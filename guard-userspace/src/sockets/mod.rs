@@ -18,6 +18,7 @@
 //! | `kill` | ending connections |
 //! | `owner` | ending those of Multipath TCP |
 //! | `note` | what could not be looked at |
+//! | `users` | which user of this host a client is |
 //!
 //! All calls block, for milliseconds.
 
@@ -36,6 +37,7 @@ mod owner;
 mod ports;
 mod reach;
 mod select;
+mod users;
 mod visits;
 
 use std::collections::{BTreeSet, HashMap, HashSet};
@@ -50,6 +52,7 @@ pub use namespaces::Places;
 pub use note::Note;
 pub use ports::Ports;
 pub use reach::Reach;
+pub use users::Users;
 
 use conntrack::{Conntrack, Translations};
 use diag::Detail;

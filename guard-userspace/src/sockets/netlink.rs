@@ -60,6 +60,20 @@ impl Channel {
         }
     }
 
+    /// Asks for one thing, and returns what the kernel says of it.
+    pub(super) fn ask(&mut self, kind: u16, body: &[u8]) -> io::Result<Vec<u8>> {
+        self.send(kind, NLM_F_REQUEST, body)?;
+        let mut buffer = [0; 4 << 10];
+        loop {
+            if let Some(message) = self.receive(&mut buffer)?.first() {
+                return match message.kind {
+                    DONE | ERROR => outcome(message.payload).map(|()| Vec::new()),
+                    _ => Ok(message.payload.to_vec()),
+                };
+            }
+        }
+    }
+
     /// Gives an order and waits until it is carried out or refused.
     pub(super) fn order(&mut self, kind: u16, body: &[u8]) -> io::Result<()> {
         self.send(kind, NLM_F_REQUEST | NLM_F_ACK, body)?;

@@ -38,7 +38,7 @@ impl Effort {
     pub(super) const fn time(self) -> Duration {
         match self {
             Self::Little => Duration::from_millis(200),
-            Self::Full => Duration::from_millis(400),
+            Self::Full => Duration::from_millis(250),
         }
     }
 }

@@ -15,11 +15,13 @@
 //! | [`moment`] | one arrival, and the same arrival at another guard |
 //! | [`property`] | what holds for every arrival |
 //! | [`policy`] | what holds for every text of a policy |
+//! | [`http`] | what holds for every request of a client |
 //! | [`frame`] | frames of any shape, honest and not |
 //! | [`seeds`] | what fuzzing starts with |
 
 pub mod case;
 pub mod frame;
+pub mod http;
 pub mod moment;
 pub mod policy;
 pub mod property;

@@ -5,7 +5,7 @@ use std::path::{Path, PathBuf};
 use std::{fs, io};
 
 use guard_proof::case::Case;
-use guard_proof::{policy, property};
+use guard_proof::{http, policy, property};
 
 #[test]
 fn decide_holds_for_its_corpus() {
@@ -16,6 +16,12 @@ fn decide_holds_for_its_corpus() {
 fn the_policy_reader_holds_for_its_corpus() {
     // The fuzzer offers only what is text.
     replay("policy", |bytes| std::str::from_utf8(bytes).map_or((), policy::check));
+}
+
+#[test]
+fn the_readers_of_requests_hold_for_their_corpora() {
+    replay("control", http::control);
+    replay("metrics", http::metrics);
 }
 
 /// All of them, so that one run names all that fail.

@@ -23,22 +23,29 @@ pub(crate) enum Target {
     Decide,
     /// The reader of policies
     Policy,
+    /// The reader of the control socket
+    Control,
+    /// The reader of the port of metrics
+    Metrics,
 }
 
 impl Target {
-    pub(crate) const ALL: [Self; 2] = [Self::Decide, Self::Policy];
+    pub(crate) const ALL: [Self; 4] = [Self::Decide, Self::Policy, Self::Control, Self::Metrics];
 
     pub(crate) const fn name(self) -> &'static str {
         match self {
             Self::Decide => "decide",
             Self::Policy => "policy",
+            Self::Control => "control",
+            Self::Metrics => "metrics",
         }
     }
 
     /// Longer inputs are seldom worth the time they take.
     const fn longest(self) -> u32 {
         match self {
-            Self::Decide => 4096,
+            Self::Decide | Self::Control => 4096,
+            Self::Metrics => 1024,
             Self::Policy => 8192,
         }
     }

@@ -47,7 +47,7 @@ type Shared = State<Arc<Engine>>;
 /// Members of this group may use the control socket.
 const GROUP: &str = "guard";
 
-const BOUNDS: Bounds = Bounds {
+pub(super) const BOUNDS: Bounds = Bounds {
     room: Room { root: 64, user: 16, others: 64 },
     request: Duration::from_secs(60),
     write: Duration::from_secs(30),

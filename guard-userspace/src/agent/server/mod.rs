@@ -9,6 +9,7 @@
 //! | `desk` | what one request over it may take, with a share for root |
 //! | `ask`, `sent`, `lines` | its bodies and answers |
 //! | `peer` | who asks |
+//! | `readers`, `memory` | both over memory, for proofs |
 //! | `metrics` | metrics and health, by a process without privileges |
 
 mod ask;
@@ -17,9 +18,11 @@ mod deadline;
 mod desk;
 mod http;
 mod lines;
+mod memory;
 pub(super) mod metrics;
 mod peer;
 mod places;
+pub mod readers;
 mod sent;
 
 use axum::Json;

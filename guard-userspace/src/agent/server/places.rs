@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
 
 use tokio::sync::Notify;
 
@@ -32,9 +33,23 @@ pub(super) struct Room {
 pub(super) struct Places {
     room: Room,
     next: AtomicU64,
-    /// By their numbers, so the oldest first.
-    taken: Mutex<BTreeMap<u64, Taken>>,
+    taken: Mutex<Table>,
 }
+
+/// The connections, and how many there are: a flood of them must cost little each.
+#[derive(Debug, Default)]
+struct Table {
+    /// By their numbers, so the oldest first.
+    by_number: BTreeMap<u64, Taken>,
+    of_owner: BTreeMap<Owner, usize>,
+    /// Of users, in the second that began then.
+    opened: BTreeMap<Owner, usize>,
+    second: Option<Instant>,
+}
+
+/// Connections that a user may open in a second. More are cut off before the server works for them: who opens thousands takes little of its time.
+const OPENED_A_SECOND: usize = 200;
+const SECOND: Duration = Duration::from_secs(1);
 
 #[derive(Debug)]
 struct Taken {
@@ -67,14 +82,19 @@ impl Places {
         Arc::new(Self { room, next: AtomicU64::new(0), taken: Mutex::default() })
     }
 
-    /// A place for a new connection; none where the server works for each of those that have one.
+    /// A place for a new connection; none where the server works for each of those that have one, or a user opens too many.
     pub(super) fn take(self: &Arc<Self>, owner: Owner) -> Option<Held> {
         let mut taken = self.taken();
+        if matches!(owner, Owner::User(_)) && !taken.may_open(owner, Instant::now()) {
+            return None;
+        }
         let others = |other: Owner| other != Owner::Root;
         let of_user = if owner == Owner::Root { self.room.root } else { self.room.user };
-        make_room(&mut taken, of_user, |other| other == owner)?;
-        if others(owner) {
-            make_room(&mut taken, self.room.others, others)?;
+        if taken.count(owner) >= of_user {
+            taken.make_room(|other| other == owner)?;
+        }
+        if others(owner) && taken.count_others() >= self.room.others {
+            taken.make_room(others)?;
         }
         let number = self.next.fetch_add(1, Ordering::Relaxed);
         let place = Arc::new(Place::default());
@@ -82,20 +102,54 @@ impl Places {
         Some(Held { places: Arc::clone(self), number, place })
     }
 
-    fn taken(&self) -> MutexGuard<'_, BTreeMap<u64, Taken>> {
+    fn taken(&self) -> MutexGuard<'_, Table> {
         self.taken.lock().unwrap_or_else(PoisonError::into_inner)
     }
 }
 
-/// Sees to it that fewer than `room` places are taken by those that are `counted`.
-fn make_room(taken: &mut BTreeMap<u64, Taken>, room: usize, counted: impl Fn(Owner) -> bool) -> Option<()> {
-    if taken.values().filter(|taken| counted(taken.owner)).count() < room {
-        return Some(());
+impl Table {
+    /// Counts what a user opens.
+    fn may_open(&mut self, owner: Owner, now: Instant) -> bool {
+        let is_over = self.second.is_none_or(|second| now.saturating_duration_since(second) >= SECOND);
+        if is_over {
+            self.second = Some(now);
+            self.opened.clear();
+        }
+        let opened = self.opened.entry(owner).or_default();
+        *opened += 1;
+        *opened <= OPENED_A_SECOND
     }
-    let idle = |taken: &Taken| counted(taken.owner) && taken.place.works.load(Ordering::Relaxed) == 0;
-    let oldest = *taken.iter().find(|(_, taken)| idle(taken))?.0;
-    taken.remove(&oldest)?.place.gives_way.notify_one();
-    Some(())
+
+    fn count(&self, owner: Owner) -> usize {
+        self.of_owner.get(&owner).copied().unwrap_or(0)
+    }
+
+    fn count_others(&self) -> usize {
+        self.by_number.len() - self.count(Owner::Root)
+    }
+
+    fn insert(&mut self, number: u64, taken: Taken) {
+        *self.of_owner.entry(taken.owner).or_default() += 1;
+        self.by_number.insert(number, taken);
+    }
+
+    fn remove(&mut self, number: u64) -> Option<Taken> {
+        let taken = self.by_number.remove(&number)?;
+        let left = self.count(taken.owner) - 1;
+        match left {
+            0 => self.of_owner.remove(&taken.owner),
+            _ => self.of_owner.insert(taken.owner, left),
+        };
+        Some(taken)
+    }
+
+    /// Has the oldest idle connection of those that are `counted` give way.
+    fn make_room(&mut self, counted: impl Fn(Owner) -> bool) -> Option<()> {
+        let idle = |taken: &Taken| counted(taken.owner) && taken.place.works.load(Ordering::Relaxed) == 0;
+        let oldest = *self.by_number.iter().find(|(_, taken)| idle(taken))?.0;
+        self.remove(oldest)?.place.gives_way.notify_one();
+        Some(())
+    }
 }
 
 impl Place {
@@ -118,7 +172,7 @@ impl Held {
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.places.taken().remove(&self.number);
+        self.places.taken().remove(self.number);
     }
 }
 
@@ -156,6 +210,18 @@ mod tests {
     }
 
     #[test]
+    fn a_user_that_opens_thousands_is_cut_off_until_the_second_is_over_and_no_other() {
+        let (mut table, begun) = (Table::default(), Instant::now());
+        let opened = |table: &mut Table, user, now| {
+            (0..1000).filter(|_| table.may_open(Owner::User(user), now)).count()
+        };
+        assert_eq!(opened(&mut table, 1, begun), OPENED_A_SECOND);
+        assert_eq!(opened(&mut table, 2, begun), OPENED_A_SECOND);
+        assert_eq!(opened(&mut table, 1, begun + SECOND / 2), 0);
+        assert_eq!(opened(&mut table, 1, begun + SECOND), OPENED_A_SECOND);
+    }
+
+    #[test]
     fn no_user_takes_the_places_of_another() {
         let places = Places::new(ROOM);
         let root = places.take(Owner::Root).unwrap();
@@ -167,6 +233,7 @@ mod tests {
         let last = places.take(Owner::User(3)).unwrap();
         assert_eq!([&root, &second, &third, &other, &last].map(was_told), [false, true, false, false, false]);
         drop((root, third, other, last));
-        assert_eq!(places.taken().len(), 0, "each has given its place back");
+        assert!(places.taken().by_number.is_empty(), "each has given its place back");
+        assert!(places.taken().of_owner.is_empty(), "and is counted no more");
     }
 }

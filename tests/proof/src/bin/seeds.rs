@@ -9,7 +9,9 @@ use guard_proof::seeds;
 fn main() -> Result<()> {
     let directory = env::args_os().nth(1).context("usage: guard-seeds DIRECTORY")?;
     write(&Path::new(&directory).join("decide"), seeds::decide())?;
-    write(&Path::new(&directory).join("policy"), seeds::policy())
+    write(&Path::new(&directory).join("policy"), seeds::policy())?;
+    write(&Path::new(&directory).join("control"), seeds::control())?;
+    write(&Path::new(&directory).join("metrics"), seeds::metrics())
 }
 
 fn write(directory: &Path, seeds: Vec<impl AsRef<[u8]>>) -> Result<()> {

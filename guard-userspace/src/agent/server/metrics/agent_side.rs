@@ -1,7 +1,7 @@
 //! The agent's side: it starts the keeper, hands out socket pairs, and answers what comes over them.
 
 use std::io::{BufRead, BufReader, Write};
-use std::net::SocketAddr;
+use std::net::{SocketAddr, TcpListener};
 use std::os::fd::OwnedFd;
 use std::os::unix::net::UnixStream;
 use std::os::unix::process::CommandExt;
@@ -9,13 +9,15 @@ use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::thread;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use anyhow::{Context, Result};
 use axum::http::StatusCode;
+use nix::time::{ClockId, clock_gettime};
 use tracing::info;
 
 use super::keeper::NAME;
+use super::port::Port;
 use super::wire::{Answer, Ends, Page, read_code};
 use crate::agent::Engine;
 use crate::agent::metrics::{self, Format};
@@ -23,9 +25,9 @@ use crate::limited::{self, Kind};
 
 /// How long the server may leave an answer unread: it only has to take it into its memory.
 const PATIENCE: Duration = Duration::from_secs(5);
-/// Scrapes take no more than one part in so many of a CPU.
+/// Scrapes take no more than one part in so many of a CPU, where one takes no longer than a third of the longest pause.
 const SHARE: u32 = 4;
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
+const LONGEST_PAUSE: Duration = Duration::from_millis(500);
 /// From the end of a server to the next.
 const BETWEEN_SERVERS: Duration = Duration::from_secs(1);
 
@@ -34,24 +36,24 @@ const PROBLEM: &str = "metrics";
 
 /// The keeper. It ends with this handle.
 pub(in crate::agent) struct Exporter {
-    listen: SocketAddr,
+    port: Port,
     keeper: Child,
     control: UnixStream,
 }
 
 impl Exporter {
     /// Starts the keeper. This comes before the first thread and before privileges go: a port below 1024 needs one.
-    pub(in crate::agent) fn start(listen: SocketAddr) -> Result<Self> {
+    pub(in crate::agent) fn start(address: SocketAddr) -> Result<Self> {
+        let port = Port::take(address);
         let (control, theirs) = UnixStream::pair().context("cannot prepare to serve metrics")?;
         let keeper = Command::new("/proc/self/exe")
             .arg0(NAME)
-            .arg(listen.to_string())
             .env_clear()
             .stdin(OwnedFd::from(theirs))
             .stdout(Stdio::null())
             .spawn()
             .context("cannot start the process that serves metrics")?;
-        Ok(Self { listen, keeper, control })
+        Ok(Self { port, keeper, control })
     }
 
     /// Answers until the process ends.
@@ -59,8 +61,8 @@ impl Exporter {
         thread::Builder::new()
             .name("metrics".into())
             .spawn(move || {
-                let Self { listen, mut keeper, control } = self;
-                let why = look_after(listen, &control, &engine);
+                let Self { port, mut keeper, control } = self;
+                let why = look_after(port, &control, &engine);
                 engine.set_problem(
                     PROBLEM,
                     Some(format!("metrics and health are not served any longer: {why:#}; restart the agent")),
@@ -74,10 +76,18 @@ impl Exporter {
 }
 
 /// Gives the keeper what each server needs. Returns why that came to an end.
-fn look_after(listen: SocketAddr, control: &UnixStream, engine: &Arc<Engine>) -> anyhow::Error {
+fn look_after(port: Port, control: &UnixStream, engine: &Arc<Engine>) -> anyhow::Error {
+    let listen = port.address();
+    let listener = port.listen(|why| {
+        let problem = format!(
+            "metrics and health are not served on {listen}: {why}; guard tries again. Free the port, or choose another with \
+             --metrics or [metrics] listen; one below 1024 no user without privileges can take"
+        );
+        engine.set_problem(PROBLEM, Some(problem));
+    });
     let mut ended = BufReader::new(control);
     loop {
-        if let Err(error) = serve_once(listen, control, engine) {
+        if let Err(error) = serve_once(&listener, listen, control, engine) {
             return error;
         }
         let mut how = String::new();
@@ -93,46 +103,48 @@ fn look_after(listen: SocketAddr, control: &UnixStream, engine: &Arc<Engine>) ->
 }
 
 /// Answers one server until it ends.
-fn serve_once(listen: SocketAddr, control: &UnixStream, engine: &Arc<Engine>) -> Result<()> {
+fn serve_once(
+    listener: &TcpListener,
+    listen: SocketAddr,
+    control: &UnixStream,
+    engine: &Arc<Engine>,
+) -> Result<()> {
     let (mine, theirs) = Ends::pairs().context("no descriptors are left for metrics")?;
-    theirs.send(control).context("the keeper takes no descriptors")?;
+    theirs.send(listener, control).context("the keeper takes no descriptors")?;
     let Ends { scrapes, health, news } = mine;
     thread::scope(|scope| {
         scope.spawn(|| answer(scrapes, engine, |spent| (spent * (SHARE - 1)).min(LONGEST_PAUSE)));
         scope.spawn(|| answer(health, engine, |_| Duration::ZERO));
-        for line in BufReader::new(news).lines().map_while(Result::ok) {
-            if line.is_empty() {
-                info!("metrics on http://{listen}/metrics");
-                engine.set_problem(PROBLEM, None);
-            } else {
-                let problem = format!(
-                    "metrics and health are not served on {listen}: {line}; guard tries again. Free the port, or choose another with \
-                     --metrics or [metrics] listen"
-                );
-                engine.set_problem(PROBLEM, Some(problem));
-            }
+        for _ in BufReader::new(news).lines().map_while(Result::ok) {
+            info!("metrics on http://{listen}/metrics");
+            engine.set_problem(PROBLEM, None);
         }
     });
     Ok(())
 }
 
-/// Answers one question after the other. `pause` says how long to rest after the time that an answer took.
+/// Answers one question after the other. `pause` says how long to rest after the time of a CPU that an answer took.
 fn answer(mut server: UnixStream, engine: &Engine, pause: impl Fn(Duration) -> Duration) {
     // A server that does not read is cut off, and another is started.
     let _ = server.set_write_timeout(Some(PATIENCE));
     while let Ok(Some(code)) = read_code(&mut server) {
         let Some(page) = Page::of_code(code) else { break };
-        let begun = Instant::now();
+        let begun = cpu_time();
         let answer = catch_unwind(AssertUnwindSafe(|| render(page, engine))).unwrap_or_else(|_| {
             engine.set_problem("page", Some("the agent has failed at a scrape; its log says more".into()));
             failed("the agent failed at this request; its log says more\n")
         });
-        let spent = begun.elapsed();
+        let spent = cpu_time().saturating_sub(begun);
         if answer.write(&mut server).and_then(|()| server.flush()).is_err() {
             break;
         }
         thread::sleep(pause(spent));
     }
+}
+
+/// What this thread has had of a CPU: on a busy machine, where a scrape waits for others, that is less than has gone by.
+fn cpu_time() -> Duration {
+    clock_gettime(ClockId::CLOCK_THREAD_CPUTIME_ID).map(Duration::from).unwrap_or_default()
 }
 
 fn render(page: Page, engine: &Engine) -> Answer {

@@ -2,7 +2,7 @@
 
 use std::ffi::OsString;
 use std::io::{self, Write};
-use std::net::SocketAddr;
+use std::net::TcpListener;
 use std::os::fd::{AsFd, AsRawFd};
 use std::os::unix::net::UnixStream;
 use std::process::{ExitCode, exit};
@@ -24,12 +24,11 @@ pub(super) const NAME: &str = "guard-metrics";
 
 /// Serves metrics for the agent that is at the other end of standard input, if an agent has started this process.
 pub(in crate::agent) fn keep(arguments: &[OsString]) -> Option<ExitCode> {
-    let [name, listen] = arguments else { return None };
+    let [name] = arguments else { return None };
     if name != NAME {
         return None;
     }
-    let listen = listen.to_str().and_then(|listen| listen.parse().ok()).context("this is no address");
-    match listen.and_then(serve_on) {
+    match serve() {
         Ok(()) => Some(ExitCode::SUCCESS),
         Err(error) => {
             let _ = writeln!(io::stderr(), "{NAME}: {error:#}; an agent starts this, with `guard run`");
@@ -38,7 +37,7 @@ pub(in crate::agent) fn keep(arguments: &[OsString]) -> Option<ExitCode> {
     }
 }
 
-fn serve_on(listen: SocketAddr) -> Result<()> {
+fn serve() -> Result<()> {
     close_others()?;
     let agent = io::stdin().as_fd().try_clone_to_owned().context("there is no agent")?;
     let started_by = getsockopt(&agent, PeerCredentials).context("there is no agent")?.pid();
@@ -46,8 +45,8 @@ fn serve_on(listen: SocketAddr) -> Result<()> {
     // Standard output leads nowhere, and so does standard input from here on.
     nix::unistd::dup2_stdin(io::stdout()).context("cannot let go of standard input")?;
     let mut agent = UnixStream::from(agent);
-    while let Some(ends) = Ends::receive(&agent).context("no agent is at the other end")? {
-        let ended = run(listen, ends, &agent)?;
+    while let Some((listener, ends)) = Ends::receive(&agent).context("no agent is at the other end")? {
+        let ended = run(listener, ends, &agent)?;
         // The agent sees the ends closed first, and reads then why.
         if writeln!(agent, "{ended}").is_err() {
             break;
@@ -78,18 +77,18 @@ fn begin(started_by: Pid) -> Result<()> {
 
 /// Runs a server to its end. Returns how it ended, in words.
 #[expect(unsafe_code, reason = "the call has no safe wrapper")]
-fn run(listen: SocketAddr, ends: Ends, agent: &UnixStream) -> Result<String> {
+fn run(listener: TcpListener, ends: Ends, agent: &UnixStream) -> Result<String> {
     let keeper = getpid();
     // SAFETY: this process has one thread, so the child may do all that this one may.
     match unsafe { fork() }.context("cannot start another process")? {
         ForkResult::Child => {
             // What the agent tells the keeper, and is told by it, is not for the server.
             let _ = nix::unistd::close(agent.as_raw_fd());
-            let served = begin(keeper).and_then(|()| web::serve(listen, ends));
+            let served = begin(keeper).and_then(|()| web::serve(listener, ends));
             exit(i32::from(served.is_err()));
         }
         ForkResult::Parent { child } => {
-            drop(ends);
+            drop((listener, ends));
             let ended = waitpid(child, None).context("cannot wait for the server")?;
             if let WaitStatus::Signaled(_, signal, _) = ended {
                 return Ok(format!("it was ended by {signal}"));

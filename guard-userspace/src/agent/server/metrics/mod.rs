@@ -10,8 +10,10 @@
 //! | module | in | what it does |
 //! | --- | --- | --- |
 //! | `agent_side` | agent | starts the keeper, hands out socket pairs, answers what comes over them |
+//! | `port` | agent | holds the port, also while there is no server |
 //! | `keeper` | keeper | starts a server, and another when it ends |
-//! | `web` | server | listens, and serves HTTP |
+//! | `web` | server | serves HTTP |
+//! | `reader` | neither | all that the server does, over memory, for proofs |
 //! | `pages` | server | asks the agent for a page, once for all who wait for it |
 //! | `wire` | both | how a page is asked for, and how it comes |
 //!
@@ -21,8 +23,11 @@
 mod agent_side;
 mod keeper;
 mod pages;
+mod port;
+mod reader;
 mod web;
 mod wire;
 
 pub(in crate::agent) use agent_side::Exporter;
 pub(in crate::agent) use keeper::keep;
+pub(in crate::agent) use reader::answers;

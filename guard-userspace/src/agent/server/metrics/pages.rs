@@ -1,12 +1,10 @@
 //! Asking the agent for pages: one question at a time, and one answer for all who wait for it.
 
 use std::io;
-use std::os::unix::net::UnixStream as StdUnixStream;
 
 use axum::http::StatusCode;
 use hyper::body::Bytes;
-use tokio::io::{AsyncReadExt, AsyncWriteExt};
-use tokio::net::UnixStream;
+use tokio::io::{AsyncRead, AsyncReadExt, AsyncWrite, AsyncWriteExt};
 use tokio::sync::{mpsc, oneshot};
 
 use super::wire::{Answer, HEAD, Page};
@@ -26,12 +24,12 @@ pub(super) struct Pages(mpsc::UnboundedSender<Waiting>);
 
 impl Pages {
     /// Also returns what does the asking; it ends when the agent is gone.
-    pub(super) fn over(agent: StdUnixStream) -> io::Result<(Self, impl Future<Output = io::Result<()>>)> {
-        agent.set_nonblocking(true)?;
-        let agent = UnixStream::from_std(agent)?;
+    pub(super) fn over(
+        agent: impl AsyncRead + AsyncWrite + Unpin,
+    ) -> (Self, impl Future<Output = io::Result<()>>) {
         // No more wait than there are connections.
         let (sender, waiting) = mpsc::unbounded_channel();
-        Ok((Self(sender), ask(agent, waiting)))
+        (Self(sender), ask(agent, waiting))
     }
 
     /// A page that was begun after this call; none when the agent is gone.
@@ -42,7 +40,10 @@ impl Pages {
     }
 }
 
-async fn ask(mut agent: UnixStream, mut waiting: mpsc::UnboundedReceiver<Waiting>) -> io::Result<()> {
+async fn ask(
+    mut agent: impl AsyncRead + AsyncWrite + Unpin,
+    mut waiting: mpsc::UnboundedReceiver<Waiting>,
+) -> io::Result<()> {
     while let Some(first) = waiting.recv().await {
         let mut all = vec![first];
         while let Ok(next) = waiting.try_recv() {
@@ -61,7 +62,7 @@ async fn ask(mut agent: UnixStream, mut waiting: mpsc::UnboundedReceiver<Waiting
     Ok(())
 }
 
-async fn exchange(agent: &mut UnixStream, page: Page) -> io::Result<Shared> {
+async fn exchange(agent: &mut (impl AsyncRead + AsyncWrite + Unpin), page: Page) -> io::Result<Shared> {
     agent.write_all(&[page.code()]).await?;
     let mut head = [0; HEAD];
     agent.read_exact(&mut head).await?;

@@ -1,8 +1,9 @@
 //! `/metrics`, `/healthz` and `/readyz`, over TCP.
 
+use std::cell::RefCell;
 use std::io::{self, Write};
-use std::net::{SocketAddr, TcpListener as StdTcpListener};
-use std::thread::sleep;
+use std::net::TcpListener as StdTcpListener;
+use std::os::unix::net::UnixStream as StdUnixStream;
 use std::time::Duration;
 
 use anyhow::{Context, Result};
@@ -11,7 +12,7 @@ use axum::extract::State;
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
-use tokio::net::{TcpListener, TcpStream};
+use tokio::net::{TcpListener, TcpStream, UnixStream};
 use tokio::sync::watch;
 
 use super::pages::{Pages, Shared};
@@ -19,87 +20,87 @@ use super::wire::{Ends, Page};
 use crate::agent::metrics::Format;
 use crate::agent::server::http::{self, Bounds};
 use crate::agent::server::places::{Owner, Room};
-use crate::agent::system_calls;
+use crate::agent::{descriptors, system_calls};
+use crate::sockets::Users;
 
-/// Scrapes are few and short; the rest may be anybody. A place takes some kilobytes.
-const PLACES: usize = 512;
+/// Scrapes are few and short; the rest may be anybody. A place takes some kilobytes. Where a user of this host has all its places, or all users
+/// have all of theirs, the oldest connection gives way: a flood of one user cuts off no other.
+const PLACES: usize = 4096;
+const OF_A_USER: usize = 512;
+const OF_ROOT: usize = 64;
+/// Beside the connections, the server has few files open.
+const OTHER_FILES: usize = 32;
 
-const BOUNDS: Bounds = Bounds {
-    room: Room { root: 0, user: PLACES, others: PLACES },
-    request: Duration::from_secs(30),
-    write: Duration::from_secs(5),
-    connection: Duration::from_secs(300),
-};
-
-/// How often the port is tried that another process has: often at first, since the agent before may be about to let go of it.
-const FIRST_PAUSE: Duration = Duration::from_millis(20);
-const LONGEST_PAUSE: Duration = Duration::from_secs(1);
-/// From this pause on the agent is told.
-const TOLD_AFTER: Duration = Duration::from_millis(160);
+pub(super) fn bounds() -> Bounds {
+    let files = descriptors::most().map_or(PLACES, |most| most.saturating_sub(OTHER_FILES + OF_ROOT));
+    let others = PLACES.min(files).max(1);
+    Bounds {
+        room: Room { root: OF_ROOT, user: OF_A_USER.min(others), others },
+        request: Duration::from_secs(30),
+        write: Duration::from_secs(5),
+        connection: Duration::from_secs(300),
+    }
+}
 
 /// Serves until the agent is gone.
-pub(super) fn serve(listen: SocketAddr, ends: Ends) -> Result<()> {
+pub(super) fn serve(listener: StdTcpListener, ends: Ends) -> Result<()> {
     let Ends { scrapes, health, mut news } = ends;
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .context("cannot start to serve metrics")?;
-    let listener = bind(listen, &mut news).context("the agent is gone")?;
     runtime.block_on(async {
         let listener = TcpListener::from_std(listener).context("cannot serve metrics")?;
-        let (scrapes, ask_for_scrapes) = Pages::over(scrapes).context("cannot ask for metrics")?;
-        let (health, ask_for_health) = Pages::over(health).context("cannot ask for health")?;
+        let (scrapes, ask_for_scrapes) = Pages::over(stream(scrapes).context("cannot ask for metrics")?);
+        let (health, ask_for_health) = Pages::over(stream(health).context("cannot ask for health")?);
+        // Where the kernel does not tell who connects, all are one user.
+        let users = Users::begin().ok();
         // All that clients send is read after this.
         system_calls::leave_to_a_server().context("cannot give up system calls")?;
         writeln!(news).context("the agent is gone")?;
         tokio::select! {
-            () = answer(listener, Sources { scrapes, health }) => Ok(()),
+            () = answer(listener, Sources { scrapes, health }, users) => Ok(()),
             gone = ask_for_scrapes => gone.context("the agent is gone"),
             gone = ask_for_health => gone.context("the agent is gone"),
         }
     })
 }
 
-/// Listens as soon as the port is free; says why it is not meanwhile.
-fn bind(listen: SocketAddr, news: &mut impl Write) -> io::Result<StdTcpListener> {
-    let mut told = None;
-    let mut pause = FIRST_PAUSE;
-    loop {
-        let error = match listener(listen) {
-            Ok(listener) => return Ok(listener),
-            Err(error) => error.to_string(),
-        };
-        if pause >= TOLD_AFTER && told.as_ref() != Some(&error) {
-            writeln!(news, "{error}")?;
-            told = Some(error);
-        }
-        sleep(pause);
-        pause = (2 * pause).min(LONGEST_PAUSE);
-    }
+fn stream(agent: StdUnixStream) -> io::Result<UnixStream> {
+    agent.set_nonblocking(true)?;
+    UnixStream::from_std(agent)
 }
 
-fn listener(listen: SocketAddr) -> io::Result<StdTcpListener> {
-    let listener = StdTcpListener::bind(listen)?;
-    listener.set_nonblocking(true)?;
-    Ok(listener)
-}
-
+/// Where pages come from.
 #[derive(Clone)]
-struct Sources {
-    scrapes: Pages,
-    health: Pages,
+pub(super) struct Sources {
+    pub(super) scrapes: Pages,
+    pub(super) health: Pages,
 }
 
-async fn answer(listener: TcpListener, sources: Sources) {
-    let router = Router::new()
+/// What there is to ask for.
+pub(super) fn router(sources: Sources) -> Router {
+    Router::new()
         .route("/metrics", get(scrape))
         .route("/healthz", get(healthy))
         .route("/readyz", get(ready))
         .fallback(nothing_there)
-        .with_state(sources);
+        .with_state(sources)
+}
+
+async fn answer(listener: TcpListener, sources: Sources, users: Option<Users>) {
     // This process ends with the agent, not before.
     let (_goes_on, stopped) = watch::channel(false);
-    http::serve(listener, BOUNDS, router, |_: &TcpStream| (Owner::Unknown, ()), stopped).await;
+    let users = RefCell::new(users);
+    let know = |stream: &TcpStream| (owner(stream, users.borrow_mut().as_mut()), ());
+    http::serve(listener, bounds(), router(sources), know, stopped).await;
+}
+
+/// On whose account a connection is. Of a client on another host the kernel cannot tell.
+fn owner(stream: &TcpStream, users: Option<&mut Users>) -> Owner {
+    let ends = stream.peer_addr().ok().zip(stream.local_addr().ok());
+    let user = users.zip(ends).and_then(|(users, (client, server))| users.of(client, server));
+    user.map_or(Owner::Unknown, |user| if user == 0 { Owner::Root } else { Owner::User(user) })
 }
 
 async fn scrape(State(sources): State<Sources>, headers: HeaderMap) -> Response {

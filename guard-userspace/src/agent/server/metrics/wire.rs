@@ -1,6 +1,7 @@
 //! How a page is asked for, and how it comes: one byte there; a status, a length and a text back.
 
 use std::io::{self, IoSlice, IoSliceMut, Read, Write};
+use std::net::TcpListener;
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd, RawFd};
 use std::os::unix::net::UnixStream;
 
@@ -70,11 +71,11 @@ impl Answer {
     }
 }
 
-/// The ends that a server works with.
+/// The ends that a server works with, beside the socket that it listens on.
 pub(super) struct Ends {
     pub(super) scrapes: UnixStream,
     pub(super) health: UnixStream,
-    /// What the server says of itself, a line each: nothing when it listens, or why it does not.
+    /// The server says an empty line when it serves.
     pub(super) news: UnixStream,
 }
 
@@ -88,17 +89,18 @@ impl Ends {
         ))
     }
 
-    pub(super) fn send(self, over: &UnixStream) -> io::Result<()> {
-        let descriptors = [&self.scrapes, &self.health, &self.news].map(AsRawFd::as_raw_fd);
+    pub(super) fn send(self, listener: &TcpListener, over: &UnixStream) -> io::Result<()> {
+        let [scrapes, health, news] = [&self.scrapes, &self.health, &self.news].map(AsRawFd::as_raw_fd);
+        let descriptors = [listener.as_raw_fd(), scrapes, health, news];
         let message = [ControlMessage::ScmRights(&descriptors)];
         sendmsg::<()>(over.as_raw_fd(), &[IoSlice::new(b"+")], &message, MsgFlags::empty(), None)?;
         Ok(())
     }
 
     /// None when the other side is gone.
-    pub(super) fn receive(over: &UnixStream) -> io::Result<Option<Self>> {
+    pub(super) fn receive(over: &UnixStream) -> io::Result<Option<(TcpListener, Self)>> {
         let mut byte = [0];
-        let mut space = nix::cmsg_space!([RawFd; 3]);
+        let mut space = nix::cmsg_space!([RawFd; 4]);
         let mut bytes = [IoSliceMut::new(&mut byte)];
         let message =
             recvmsg::<()>(over.as_raw_fd(), &mut bytes, Some(&mut space), MsgFlags::MSG_CMSG_CLOEXEC)?;
@@ -108,17 +110,18 @@ impl Ends {
         let Some(ControlMessageOwned::ScmRights(descriptors)) = message.cmsgs()?.next() else {
             return Err(io::Error::other("no descriptors came"));
         };
-        let three = <[RawFd; 3]>::try_from(descriptors);
-        let [scrapes, health, news] =
-            three.map_err(|_| io::Error::other("three descriptors were expected"))?.map(own);
-        Ok(Some(Self { scrapes, health, news }))
+        let four = <[RawFd; 4]>::try_from(descriptors);
+        let [listener, scrapes, health, news] =
+            four.map_err(|_| io::Error::other("four descriptors were expected"))?.map(own);
+        let ends = Self { scrapes: scrapes.into(), health: health.into(), news: news.into() };
+        Ok(Some((listener.into(), ends)))
     }
 }
 
 #[expect(unsafe_code, reason = "descriptors come as numbers")]
-fn own(descriptor: RawFd) -> UnixStream {
+fn own(descriptor: RawFd) -> OwnedFd {
     // SAFETY: the kernel has just made it for this process, and nothing else knows of it.
-    unsafe { OwnedFd::from_raw_fd(descriptor) }.into()
+    unsafe { OwnedFd::from_raw_fd(descriptor) }
 }
 
 /// Reads one code; none when the other side is gone.
@@ -135,8 +138,10 @@ mod tests {
     fn ends_and_answers_arrive_as_they_were_sent() {
         let (agent, keeper) = UnixStream::pair().unwrap();
         let (mut mine, theirs) = Ends::pairs().unwrap();
-        theirs.send(&agent).unwrap();
-        let mut received = Ends::receive(&keeper).unwrap().unwrap();
+        let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+        theirs.send(&listener, &agent).unwrap();
+        let (same, mut received) = Ends::receive(&keeper).unwrap().unwrap();
+        assert_eq!(same.local_addr().unwrap(), listener.local_addr().unwrap());
         for page in
             [Page::Metrics(Format::Text), Page::Metrics(Format::OpenMetrics), Page::Healthy, Page::Ready]
         {
