@@ -10,7 +10,7 @@ use crate::parse::{Headers, Kind, Protocol, destination, is_neighbour_discovery,
 use crate::tables::{MeterState, Tables};
 use crate::{Action, Address, Packet, Reason, Verdict};
 
-/// Decides about one packet.
+/// Decides about one packet. Of one that is a fragment ([`Headers::part`]), [`crate::fragments`] has the last word.
 ///
 /// `clock` tells nanoseconds of the boot clock. It is read at most once, and only where a block with an end, a rate
 /// or an unconfirmed policy needs it: reading it costs more than most packets' whole decision.
@@ -22,7 +22,7 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
     clock: impl Fn() -> u64 + Copy,
     observer: &mut impl Observer,
 ) -> Verdict {
-    let mut now = Now { clock, read: 0 };
+    let mut now = Now::new(clock);
     let state = tables.state();
     let slot = Epoch::from_word(state.epoch).live(|| now.get());
     observer.step(Step::Policy(slot));
@@ -44,7 +44,9 @@ pub fn decide<P: Packet + ?Sized, T: Tables>(
         return unguarded(packet, tables, &state, headers, &mut now, observer);
     };
     let at = At { slot, id, service: &service, changes: state.changes };
-    let reason = guarded(packet, tables, &at, headers, &mut now, observer);
+    let opens_connection = headers.flags.opens_connection();
+    let load = Load { packets: 1, bytes: || packet.length() as u64, opens_connection };
+    let reason = guarded(load, tables, &at, headers.source, &mut now, observer);
     let action = match (reason.drops(), service.monitors()) {
         (false, _) => Action::Pass,
         (true, false) => Action::Drop,
@@ -86,34 +88,40 @@ fn service_of<P: Packet + ?Sized, T: Tables>(
 }
 
 /// The service that a packet is for.
-struct At<'a> {
-    slot: Slot,
-    id: ServiceId,
-    service: &'a Service,
+pub(crate) struct At<'a> {
+    pub(crate) slot: Slot,
+    pub(crate) id: ServiceId,
+    pub(crate) service: &'a Service,
     /// [`State::changes`].
-    changes: u64,
+    pub(crate) changes: u64,
+}
+
+/// What is held against the limits of a source.
+pub(crate) struct Load<B> {
+    pub(crate) packets: u64,
+    pub(crate) bytes: B,
+    pub(crate) opens_connection: bool,
 }
 
 /// A packet for a guarded port.
 #[inline(always)]
-fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
-    packet: &P,
+fn guarded<T: Tables, C: Fn() -> u64>(
+    load: Load<impl Fn() -> u64>,
     tables: &T,
     at: &At<'_>,
-    headers: &Headers,
+    source: Address,
     now: &mut Now<C>,
     observer: &mut impl Observer,
 ) -> Reason {
-    let rule = match admission(tables, at, headers.source, now, observer) {
+    let rule = match admission(tables, at, source, now, observer) {
         Ok(rule) => rule,
         Err(reason) => return reason,
     };
     let Some(limits) = tables.limits(at.slot, rule.limits()) else { return Reason::Allowed };
     let limits: &Limits = limits.borrow();
-    let source = SourceKey::new(at.id, at.service, headers.source);
+    let source = SourceKey::new(at.id, at.service, source);
     observer.step(Step::Limits(*limits, source));
-    let opens_connection = headers.flags.opens_connection();
-    match exceeded(packet, opens_connection, tables, (rule.limits(), limits), &source, now, observer) {
+    match exceeded(load, tables, (rule.limits(), limits), &source, now, observer) {
         Some(reason) => reason,
         None => Reason::Allowed,
     }
@@ -121,7 +129,7 @@ fn guarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
 
 /// The rule that lets a source in so far, or what is known of it without a limit.
 #[inline(always)]
-fn admission<T: Tables, C: Fn() -> u64>(
+pub(crate) fn admission<T: Tables, C: Fn() -> u64>(
     tables: &T,
     at: &At<'_>,
     source: Address,
@@ -157,9 +165,8 @@ fn admission<T: Tables, C: Fn() -> u64>(
 /// The limits of connections come first: a flood of forged SYNs ends there, and takes nothing from what the client that it names has left
 /// for the packets of its connections.
 #[inline(always)]
-fn exceeded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
-    packet: &P,
-    opens_connection: bool,
+pub(crate) fn exceeded<T: Tables, C: Fn() -> u64>(
+    Load { packets: weight, bytes: length, opens_connection }: Load<impl Fn() -> u64>,
     tables: &T,
     (id, limits): (LimitsId, &Limits),
     source: &SourceKey,
@@ -173,8 +180,9 @@ fn exceeded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64>(
     observer.step(Step::Source { limits: id, suspected_until: suspected_until.load() });
     let mut within = |limit, rate: &Rate, word: &T::Word| {
         let units = || match limit {
-            Limit::Bytes => packet.length() as u64,
-            Limit::Connections | Limit::Packets => 1,
+            Limit::Bytes => length(),
+            Limit::Packets => weight,
+            Limit::Connections => 1,
         };
         let within = rate.is_unlimited() || rate.admit(word, now.get(), units());
         observer.step(Step::Limit { limit, within });
@@ -221,7 +229,7 @@ fn unguarded<P: Packet + ?Sized, T: Tables, C: Fn() -> u64 + Copy>(
 
 /// Whether a block of the whole host names the source; if so, the block counts `count` packets.
 #[inline(always)]
-fn is_host_blocked<T: Tables, C: Fn() -> u64 + Copy>(
+pub(crate) fn is_host_blocked<T: Tables, C: Fn() -> u64 + Copy>(
     tables: &T,
     state: &State,
     source: &Address,
@@ -243,7 +251,7 @@ fn names<T: Tables>(
     clock: impl Fn() -> u64,
     observer: &mut impl Observer,
 ) -> bool {
-    let mut now = Now { clock, read: 0 };
+    let mut now = Now::new(clock);
     is_blocked(tables, *source, (Scope::Host, count), &mut now, observer)
 }
 
@@ -279,12 +287,12 @@ fn is_blocked<T: Tables, C: Fn() -> u64>(
 }
 
 #[inline(always)]
-const fn of_no_service(reason: Reason, action: Action) -> Verdict {
+pub(crate) const fn of_no_service(reason: Reason, action: Action) -> Verdict {
     Verdict { action, reason, service: ServiceId::NONE }
 }
 
 /// The time, read when it is first asked for.
-struct Now<C> {
+pub(crate) struct Now<C> {
     clock: C,
     /// 0 before: a plain number, so that the verifier need not follow two kinds of it.
     read: u64,
@@ -292,7 +300,12 @@ struct Now<C> {
 
 impl<C: Fn() -> u64> Now<C> {
     #[inline(always)]
-    fn get(&mut self) -> u64 {
+    pub(crate) const fn new(clock: C) -> Self {
+        Self { clock, read: 0 }
+    }
+
+    #[inline(always)]
+    pub(crate) fn get(&mut self) -> u64 {
         if self.read == 0 {
             self.read = (self.clock)();
         }

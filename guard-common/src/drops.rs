@@ -161,7 +161,7 @@ const fn offence(reason: Reason) -> Option<OffenceKind> {
         Reason::MaxConnections | Reason::Allowed => Some(OffenceKind::Limited),
         // A source that has its block already, or none that there could be evidence against.
         Reason::Blocked | Reason::Malformed | Reason::NotIp => None,
-        Reason::Unguarded | Reason::Fragment | Reason::Trusted => None,
+        Reason::Unguarded | Reason::Fragment | Reason::FragmentRate | Reason::Trusted => None,
     }
 }
 

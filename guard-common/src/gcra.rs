@@ -91,6 +91,13 @@ impl Rate {
         Self::checked(interval, (interval * u128::from(burst)).div_ceil(1 << FRACTION_BITS))
     }
 
+    /// A limit of bytes that is known when this is compiled.
+    pub const fn constant(bytes_per_second: u64, burst: u64) -> Self {
+        let interval = (TICKS_PER_SECOND << FRACTION_BITS).div_ceil(bytes_per_second);
+        // Bursts of some megabytes at rates of some kilobytes a second: less than 2^64.
+        Self { interval, tolerance: ((interval as u128 * burst as u128) >> FRACTION_BITS) as u64 }
+    }
+
     fn checked(interval: u128, tolerance: u128) -> Result<Self, RateError> {
         match (u64::try_from(interval), u64::try_from(tolerance)) {
             (Ok(interval), Ok(tolerance @ 1..=MAX_TOLERANCE)) => Ok(Self { interval, tolerance }),
@@ -148,6 +155,18 @@ impl Rate {
         }
         // 0 stays the word of a source that was never seen.
         word.compare_exchange(arrival, now.wrapping_add(ahead + cost).max(1)).map(|()| true)
+    }
+
+    /// Whether `units` would conform at `now` (nanoseconds). Nothing is taken.
+    #[inline(always)]
+    pub fn has_room(&self, word: &impl Word, now: u64, units: u64) -> bool {
+        ahead(word.load(), now << TICK_BITS) + self.cost(units) <= self.tolerance
+    }
+
+    /// Gives back `units` that were taken. What came back by itself meanwhile is no credit.
+    #[inline(always)]
+    pub fn give_back(&self, word: &impl Word, units: u64) {
+        word.add(self.cost(units).wrapping_neg());
     }
 
     /// How many units of the burst are left at `now` for a source whose word is `arrival`.

@@ -21,6 +21,7 @@
 //! | [`traffic`] | what each source sends, while somebody wants to know |
 //! | [`watch`] | what of a drop is shown to those who watch |
 //! | [`track`] | which sockets are connections, and of whom |
+//! | [`fragments`] | what becomes of the later fragments of a packet |
 //! | [`gcra`] | the rate limiter |
 //! | [`epoch`] | which of the two policy generations is live |
 //! | [`verdict`] | actions, reasons and where they are counted |
@@ -35,6 +36,7 @@ pub mod address;
 pub mod decide;
 pub mod drops;
 pub mod epoch;
+pub mod fragments;
 pub mod gcra;
 pub mod observe;
 pub mod packet;

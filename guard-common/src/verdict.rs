@@ -41,10 +41,12 @@ pub enum Reason {
     ConnectionRate = 10,
     MaxConnections = 11,
     Malformed = 12,
+    /// A later fragment of a packet that nothing is known of, past the bound of such.
+    FragmentRate = 13,
 }
 
 impl Reason {
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 14] = [
         Self::NotIp,
         Self::Unguarded,
         Self::Fragment,
@@ -58,6 +60,7 @@ impl Reason {
         Self::ConnectionRate,
         Self::MaxConnections,
         Self::Malformed,
+        Self::FragmentRate,
     ];
 
     /// The label `reason` of the metrics.
@@ -76,6 +79,7 @@ impl Reason {
             Self::ConnectionRate => "connection_rate",
             Self::MaxConnections => "max_connections",
             Self::Malformed => "malformed",
+            Self::FragmentRate => "fragment_rate",
         }
     }
 
@@ -96,6 +100,7 @@ impl Reason {
             10 => Some(Self::ConnectionRate),
             11 => Some(Self::MaxConnections),
             12 => Some(Self::Malformed),
+            13 => Some(Self::FragmentRate),
             _ => None,
         }
     }
@@ -111,7 +116,8 @@ impl Reason {
             | Self::ByteRate
             | Self::ConnectionRate
             | Self::MaxConnections
-            | Self::Malformed => true,
+            | Self::Malformed
+            | Self::FragmentRate => true,
         }
     }
 }
@@ -131,6 +137,12 @@ pub const COUNTERS: u32 = ServiceId::COUNT * COUNTERS_PER_SERVICE;
 const COUNTERS_PER_SERVICE: u32 = 32;
 const WOULD_DROP: u32 = 16;
 
+/// Of the word of a verdict: what is done, and where the rest begins.
+const PASS: u32 = 1;
+const DROP: u32 = 2;
+const REASON_AT: u32 = 8;
+const SERVICE_AT: u32 = 16;
+
 impl Verdict {
     /// Index of the counter of this verdict, less than [`COUNTERS`].
     #[inline(always)]
@@ -140,6 +152,33 @@ impl Verdict {
             Action::WouldDrop => WOULD_DROP,
         };
         self.service.get() as u32 * COUNTERS_PER_SERVICE + monitored + self.reason as u32
+    }
+
+    /// The verdict as a number, which is not 0.
+    #[inline(always)]
+    pub const fn word(self) -> u32 {
+        let action = match self.action {
+            Action::Pass => PASS,
+            Action::Drop => DROP,
+            Action::WouldDrop => DROP | PASS,
+        };
+        action | (self.reason as u32) << REASON_AT | (self.service.get() as u32) << SERVICE_AT
+    }
+
+    /// None for 0, and for what a later build wrote.
+    #[inline(always)]
+    pub const fn of_word(word: u32) -> Option<Self> {
+        let action = match word & (PASS | DROP) {
+            PASS => Action::Pass,
+            DROP => Action::Drop,
+            0 => return None,
+            _ => Action::WouldDrop,
+        };
+        let service = ServiceId::new((word >> SERVICE_AT) as u8);
+        match Reason::of_number((word >> REASON_AT) as u8) {
+            Some(reason) => Some(Self { action, reason, service }),
+            None => None,
+        }
     }
 
     /// All verdicts that a packet for `service` can get.
@@ -172,9 +211,10 @@ mod tests {
         for service in 0..=u8::MAX {
             for verdict in Verdict::possible(ServiceId::new(service)) {
                 assert!(verdict.counter() < COUNTERS, "{verdict:?}");
+                assert_eq!(Verdict::of_word(verdict.word()), Some(verdict));
                 assert!(seen.insert(verdict.counter()), "{verdict:?} shares its counter");
             }
         }
-        assert_eq!(seen.len(), 256 * (5 + 8 + 8));
+        assert_eq!(seen.len(), 256 * (5 + 9 + 9));
     }
 }

@@ -3,6 +3,7 @@
 #![no_main]
 #![feature(asm_experimental_arch)]
 
+mod fragments;
 mod maps;
 mod notes;
 mod packet;
@@ -63,22 +64,32 @@ fn judge(frame: &impl Packet, ctx: &XdpContext) -> u32 {
     let mut suspicion = Suspicion::default();
     let verdict = decide(frame, &mut headers, &Maps, now, &mut suspicion);
     // From here on the verifier knows nothing of the verdict, so it walks through what follows once, and not once for each.
-    let outcome = Outcome::new(verdict, &suspicion);
+    let outcome = Outcome::new(verdict, &suspicion, headers.part);
+    if outcome.is_fragment() {
+        return fragments::finish(ctx.ctx, &headers, outcome);
+    }
     maps::count(verdict.counter(), headers.length.into());
-    if NOTES.load() != 0 {
-        let (weight, is_wanted) = if outcome.is_drop() {
-            // SAFETY: the helper takes nothing and has no effect.
-            let (weight, is_watched) = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
-            (weight, weight != 0 || is_watched)
-        } else {
-            (1, outcome.is_guarded() && maps::may_count_traffic())
-        };
-        if is_wanted || outcome.is_suspected() {
-            notes::note(&headers, outcome.with_weight(weight));
-            return watch::finish(ctx.ctx);
-        }
+    if let Some(weight) = weight(outcome) {
+        notes::note(&headers, outcome.with_weight(weight));
+        return watch::finish(ctx.ctx);
     }
     if outcome.has_passed() { XDP_PASS } else { XDP_DROP }
+}
+
+/// For how many packets one stands in what is noted; none if it is not noted.
+#[inline(always)]
+fn weight(outcome: Outcome) -> Option<u32> {
+    if NOTES.load() == 0 {
+        return None;
+    }
+    let (weight, is_wanted) = if outcome.is_drop() {
+        // SAFETY: the helper takes nothing and has no effect.
+        let (weight, is_watched) = maps::weight(unsafe { bpf_jiffies64() } >> STRETCH);
+        (weight, weight != 0 || is_watched)
+    } else {
+        (1, outcome.is_guarded() && maps::may_count_traffic())
+    };
+    (is_wanted || outcome.is_suspected()).then_some(weight)
 }
 
 /// Drops everything, while the agent moves the program from one device to another.

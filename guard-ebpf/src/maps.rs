@@ -8,11 +8,13 @@ use core::ptr::addr_of;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::abi::{
-    Admitted, Allowance, Block, Budget, Captured, Counter, Evidence, FlowKey, Home, Limits, LimitsId, Lost,
-    Meter, Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
+    Admitted, Allowance, Block, Budget, Captured, Counter, Evidence, Fate, FlowKey, FragmentKey, Home, Limits,
+    LimitsId, Lost, Meter, Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
     SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, State, Surplus, Tracked, Traffic, Watch,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
+
+use crate::fragments::InHand;
 
 const SLOTS: usize = 2;
 
@@ -81,6 +83,26 @@ pub static FLOWS: Sums<FlowKey> = HashMap::new();
 /// Handshakes that have begun. Anybody can begin one, so this table forgets, and no other state is in it.
 #[btf_map]
 pub static OPENINGS: LruHashMap<OpeningKey, Opening, 65536> = LruHashMap::new();
+
+/// What became of first fragments that a service let in.
+#[btf_map]
+pub static FRAGMENTS_LET_IN: LruHashMap<FragmentKey, Fate, 65536> = LruHashMap::new();
+
+/// What became of all others, and what waits for its first one. A table of its own: anybody can fill it.
+#[btf_map]
+pub static FRAGMENTS: LruHashMap<FragmentKey, Fate, 65536> = LruHashMap::new();
+
+/// The bounds of fragments of which nothing is known: of IPv4, and of IPv6.
+#[btf_map]
+pub static STRAYS: Array<u64, 2> = Array::new();
+
+/// The same of each network.
+#[btf_map]
+pub static STRAYS_OF: LruHashMap<[u8; 16], u64, 4096> = LruHashMap::new();
+
+/// The fragment that each CPU has in hand.
+#[btf_map]
+static IN_HAND: PerCpuArray<InHand, 1> = PerCpuArray::new();
 
 #[btf_map]
 pub static EVIDENCE: LruHashMap<SourceKey, Evidence, 16384> = LruHashMap::new();
@@ -164,6 +186,12 @@ pub fn keep(packet: Sample) -> Option<&'static Sample> {
     }
 }
 
+#[inline(always)]
+pub fn in_hand() -> Option<&'static mut InHand> {
+    // SAFETY: the value is this CPU's own, and XDP programs on one CPU run one after the other.
+    IN_HAND.get_ptr_mut(0).map(|hand| unsafe { &mut *hand })
+}
+
 /// Whether somebody wants to know what sources send, or did until the agent ended.
 #[inline(always)]
 pub fn may_count_traffic() -> bool {
@@ -181,9 +209,9 @@ pub fn weight(stretch: u64) -> (u32, bool) {
 
 /// The drop that was kept last on this CPU.
 #[inline(always)]
-pub fn kept() -> Option<&'static Sample> {
+pub fn kept() -> Option<&'static mut Sample> {
     // SAFETY: as in `keep`.
-    NOTED.get_ptr(0).map(|drop| unsafe { &*drop })
+    NOTED.get_ptr_mut(0).map(|drop| unsafe { &mut *drop })
 }
 
 /// What a CPU may show of drops, each in a place of its own.

@@ -9,13 +9,13 @@ use guard_common::abi::{
 };
 use guard_common::drops::{self, Accused, EvidenceState, Notes, SampledState};
 use guard_common::observe::{Observer, Step};
-use guard_common::parse::Headers;
+use guard_common::parse::{Headers, Part};
 use guard_common::track;
 use guard_common::traffic::{self, TrafficState};
-use guard_common::{Action, Tables, Verdict};
+use guard_common::{Reason, Tables, Verdict};
 
 use crate::maps::{
-    EVIDENCE, FLOWS, LIMITS, METERS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, lose,
+    EVIDENCE, FLOWS, LIMITS, METERS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, kept, lose,
 };
 use crate::now;
 use crate::tables::{Maps, limits_index};
@@ -39,16 +39,35 @@ impl Observer for Suspicion {
     }
 }
 
-/// Notes a packet. Few come here, and it is a function of its own, so that the path of all others stays short.
-///
-/// Where it stands for no packets it is only kept, for who watches, and weighed, if its source is a suspect.
-#[inline(never)]
+/// Notes a packet. Few come here, and it is done in functions of their own, so that the path of all others stays short. It goes through a map: so
+/// the verifier finds all packets the same.
+#[inline(always)]
 pub fn note(headers: &Headers, outcome: Outcome) {
-    // Through a map: so the verifier finds all packets the same.
-    let Some(packet) = keep(outcome.sample(headers)) else { return };
-    if outcome.weight() == 0 && !outcome.is_suspected() {
-        return;
+    begin(headers, outcome.word());
+    weigh(outcome.word());
+}
+
+#[inline(never)]
+fn begin(headers: &Headers, outcome: u64) -> u64 {
+    keep(Outcome::of_word(outcome).sample(headers));
+    0
+}
+
+/// Notes the packet that was kept last. Where it stands for no packets it was only kept, for who watches, and is weighed if its source is a
+/// suspect.
+#[inline(never)]
+pub fn weigh(outcome: u64) -> u64 {
+    let outcome = Outcome::of_word(outcome);
+    if let Some(packet) = kept()
+        && (outcome.weight() != 0 || outcome.is_suspected())
+    {
+        weigh_kept(outcome, packet);
     }
+    0
+}
+
+#[inline(always)]
+fn weigh_kept(outcome: Outcome, packet: &Sample) {
     let now = now();
     let slot = Maps.epoch().live(|| now);
     let source = track::source_at(&Maps, slot, packet.service(), packet.source());
@@ -79,6 +98,7 @@ fn count(source: &SourceKey, packet: &Sample, now: u64) {
 }
 
 /// A verdict, how many packets it stands for, and what is known of the source: packed into one number, of which the verifier knows nothing.
+/// The lower half but for the bits in between is the word of the verdict.
 #[derive(Clone, Copy)]
 pub struct Outcome(u64);
 
@@ -87,24 +107,81 @@ impl Outcome {
     const LIMITS_AT: u32 = 24;
     const SERVICE_AT: u32 = 16;
     const REASON_AT: u32 = 8;
+    const PART_AT: u32 = 3;
     const PASSED: u64 = 1;
     const DROP: u64 = 2;
     const SUSPECTED: u64 = 4;
+    const PART: u64 = 3 << Self::PART_AT;
+    const VERDICT: u64 = 0xff_ff00 | Self::DROP | Self::PASSED;
 
     #[inline(always)]
-    pub fn new(verdict: Verdict, suspicion: &Suspicion) -> Self {
-        let Verdict { action, reason, service } = verdict;
-        let passed = if action == Action::Drop { 0 } else { Self::PASSED };
-        let drop = if reason.drops() { Self::DROP } else { 0 };
+    pub fn new(verdict: Verdict, suspicion: &Suspicion, part: Part) -> Self {
         let suspected = if forget(suspicion.until) == 0 { 0 } else { Self::SUSPECTED };
         Self(forget(
             suspicion.limits << Self::LIMITS_AT
-                | u64::from(service.get()) << Self::SERVICE_AT
-                | (reason as u64) << Self::REASON_AT
-                | suspected
-                | drop
-                | passed,
+                | u64::from(verdict.word())
+                | u64::from(part.number()) << Self::PART_AT
+                | suspected,
         ))
+    }
+
+    #[inline(always)]
+    pub fn of_word(word: u64) -> Self {
+        Self(word)
+    }
+
+    #[inline(always)]
+    pub fn word(self) -> u64 {
+        self.0
+    }
+
+    /// Of a fragment: what was decided of it in the end.
+    #[inline(always)]
+    pub fn with_verdict(self, verdict: Verdict) -> Self {
+        Self(self.0 & !Self::VERDICT | u64::from(verdict.word()))
+    }
+
+    /// Of a fragment: this service is to be charged.
+    #[inline(always)]
+    pub fn with_service(self, service: ServiceId) -> Self {
+        Self(self.0 & !(0xff << Self::SERVICE_AT) | u64::from(service.get()) << Self::SERVICE_AT)
+    }
+
+    /// Whether it is spared since its service only monitors.
+    #[inline(always)]
+    pub fn is_spared(self) -> bool {
+        self.0 & (Self::DROP | Self::PASSED) == Self::DROP | Self::PASSED
+    }
+
+    #[inline(always)]
+    pub fn is_of(self, reason: Reason) -> bool {
+        (self.0 >> Self::REASON_AT) as u8 == reason as u8
+    }
+
+    #[inline(always)]
+    pub fn that_drops(self) -> Self {
+        Self(self.0 & !Self::PASSED)
+    }
+
+    #[inline(always)]
+    pub fn is_fragment(self) -> bool {
+        self.0 & Self::PART != 0
+    }
+
+    #[inline(always)]
+    pub fn part(self) -> Part {
+        Part::of_number(((self.0 & Self::PART) >> Self::PART_AT) as u8)
+    }
+
+    #[inline(always)]
+    pub fn verdict(self) -> Option<Verdict> {
+        Verdict::of_word((self.0 & Self::VERDICT) as u32)
+    }
+
+    /// As [`Verdict::counter`].
+    #[inline(always)]
+    pub fn counter(self) -> u32 {
+        self.verdict().map_or(0, Verdict::counter)
     }
 
     #[inline(always)]
@@ -134,12 +211,19 @@ impl Outcome {
     }
 
     #[inline(always)]
-    fn service(self) -> ServiceId {
+    pub fn service(self) -> ServiceId {
         ServiceId::new((self.0 >> Self::SERVICE_AT) as u8)
     }
 
+    /// Of a fragment: what the limits are that it is charged by.
     #[inline(always)]
-    fn limits(self) -> LimitsId {
+    pub fn with_limits(self, limits: LimitsId) -> Self {
+        let others = self.0 & !(0xff << Self::LIMITS_AT);
+        Self(others | u64::from(limits.get()) << Self::LIMITS_AT)
+    }
+
+    #[inline(always)]
+    pub fn limits(self) -> LimitsId {
         LimitsId::new((self.0 >> Self::LIMITS_AT) as u8)
     }
 
@@ -148,8 +232,17 @@ impl Outcome {
         self.0 >> Self::WEIGHT_AT
     }
 
+    /// Puts it into a sample that was made before it was decided.
     #[inline(always)]
-    fn sample(self, headers: &Headers) -> Sample {
+    pub fn amend(self, sample: &mut Sample) {
+        sample.packets = self.weight();
+        sample.service = self.service().get();
+        sample.reason = (self.0 >> Self::REASON_AT) as u8;
+        sample.passed = self.has_passed().into();
+    }
+
+    #[inline(always)]
+    pub fn sample(self, headers: &Headers) -> Sample {
         let Headers { source, protocol, source_port, port, flags, .. } = headers;
         Sample {
             at: 0,

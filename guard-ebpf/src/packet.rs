@@ -22,6 +22,12 @@ impl<const FRAGS: bool> Frame<FRAGS> {
     pub fn new(ctx: &XdpContext) -> Self {
         Self { start: ctx.data(), end: ctx.data_end(), ctx: ctx.ctx }
     }
+
+    /// The same in a function that was given the kernel's own context.
+    #[inline(always)]
+    pub fn of(ctx: *mut xdp_md) -> Self {
+        Self::new(&XdpContext::new(ctx))
+    }
 }
 
 impl<const FRAGS: bool> Packet for Frame<FRAGS> {

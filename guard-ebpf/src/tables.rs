@@ -23,6 +23,9 @@ use crate::word::MapWord;
 
 pub struct Maps;
 
+/// Not on the stack, which is small.
+static NEW_METER: &Meter = &Meter { packets: 0, bytes: 0, connections: 0, suspected_until: 0 };
+
 impl Tables for Maps {
     type Word = MapWord;
 
@@ -116,7 +119,7 @@ impl Tables for Maps {
             return Some(metered(meter));
         }
         // Another CPU may be first: then its state is the one to use.
-        let _ = METERS.insert(source, Meter::default(), u64::from(BPF_NOEXIST));
+        let _ = METERS.insert(source, NEW_METER, u64::from(BPF_NOEXIST));
         METERS.get_ptr_mut(source).map(metered)
     }
 

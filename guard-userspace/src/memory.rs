@@ -1,5 +1,7 @@
 //! The tables of the decision in plain memory: for `guard simulate`, and for the tests that hold the kernel against the host.
 
+mod fragments;
+
 use std::borrow::Borrow;
 use std::cell::{Cell, RefCell};
 use std::collections::{BTreeMap, HashMap};
@@ -14,9 +16,10 @@ use guard_common::gcra::Word;
 use guard_common::observe::Observer;
 use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
-use guard_common::{Address, Packet, Tables, Verdict, decide};
+use guard_common::{Address, Packet, Tables, Verdict, decide, fragments as parts};
 use ipnet::IpNet;
 
+pub use self::fragments::Fragments;
 use crate::plan::Plan;
 
 /// A guard in memory: one policy, and the state of its sources.
@@ -31,6 +34,7 @@ pub struct Memory {
     connections: HashMap<SourceKey, u64>,
     meters: RefCell<HashMap<SourceKey, MeterState<MemoryWord>>>,
     counters: BTreeMap<u32, (Verdict, Counter)>,
+    fragments: Fragments,
 }
 
 impl Memory {
@@ -55,6 +59,7 @@ impl Memory {
             connections: HashMap::new(),
             meters: RefCell::default(),
             counters: BTreeMap::new(),
+            fragments: Fragments::default(),
         }
     }
 
@@ -83,6 +88,7 @@ impl Memory {
     ) -> Verdict {
         let mut headers = Headers::default();
         let verdict = decide(frame, &mut headers, self, || now, observer);
+        let verdict = parts::finish(frame, &headers, self, verdict, now);
         let (_, counter) = self.counters.entry(verdict.counter()).or_insert((verdict, Counter::default()));
         counter.packets += 1;
         counter.bytes += u64::from(headers.length);

@@ -37,6 +37,9 @@ prefixes = ["172.16.0.0/12", "fd99::/16"]
 /// Where the hop limit of an IPv6 frame without tags is.
 const HOP_LIMIT: usize = 14 + 7;
 
+/// One who is allowed.
+const CLIENT: &str = "10.1.2.3";
+
 /// A name, a frame, and the reason and service that it must get.
 type Case = (&'static str, Frame, Reason, &'static str);
 
@@ -115,15 +118,39 @@ fn vlan_cases() -> Vec<Case> {
 fn ipv4_cases() -> Vec<Case> {
     let stranger = || Frame::tcp("203.0.113.1", 8000);
     let part = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
+    let of = |source, port, more, offset| {
+        fragment(Frame { payload: ports_only(port, 16), ..raw(Frame::tcp(source, port), 6) }, more, offset)
+    };
     vec![
         ("4 bytes of options", Frame { options: vec![1; 4], ..stranger() }, NotAllowed, "web"),
         ("40 bytes of options", Frame { options: vec![1; 40], ..stranger() }, NotAllowed, "web"),
         ("options, allowed", Frame { options: vec![1; 40], ..Frame::tcp("10.0.0.1", 8000) }, Allowed, "web"),
+        ("later fragment before its first", fragment(part(16), true, 9), Fragment, ""),
         ("first fragment of 8 bytes", fragment(part(8), true, 0), NotAllowed, "web"),
+        ("later fragment", fragment(part(16), true, 1), NotAllowed, "web"),
+        ("last fragment", fragment(part(16), false, 100), NotAllowed, "web"),
+        ("later fragment of UDP with that number", fragment(raw(part(16), 17), true, 1), Fragment, ""),
         ("first fragment with ports only", fragment(part(4), true, 0), NotAllowed, "web"),
         ("first fragment without ports", fragment(part(3), true, 0), Malformed, ""),
-        ("later fragment", fragment(part(16), true, 1), Fragment, ""),
-        ("last fragment", fragment(part(16), false, 100), Fragment, ""),
+        ("later fragment of that", fragment(part(16), true, 1), Malformed, ""),
+        ("first fragment, allowed", of(CLIENT, 8000, true, 0), Allowed, "web"),
+        ("later fragment, allowed", of(CLIENT, 8000, true, 2), Allowed, "web"),
+        (
+            "later fragment, allowed, tagged",
+            tagged(of(CLIENT, 8000, false, 4), &[SERVICE_TAG]),
+            Allowed,
+            "web",
+        ),
+        ("second first fragment, to another port", of(CLIENT, 22, true, 0), Unguarded, ""),
+        ("later fragment after that", of(CLIENT, 8000, true, 2), Allowed, "web"),
+        ("first fragment, trusted", of("172.16.5.5", 8000, true, 0), Trusted, "web"),
+        ("later fragment, trusted", of("172.16.5.5", 8000, true, 2), Trusted, "web"),
+        ("first fragment, monitored", of("203.0.113.9", 9000, true, 0), NotAllowed, "watched"),
+        ("later fragment, monitored", of("203.0.113.9", 9000, true, 2), NotAllowed, "watched"),
+        ("first fragment to another port", of("203.0.113.8", 22, true, 0), Unguarded, ""),
+        ("later fragment to another port", of("203.0.113.8", 22, true, 2), Fragment, ""),
+        ("first fragment of ICMP", fragment(raw(Frame::tcp("203.0.113.7", 0), 1), true, 0), Unguarded, ""),
+        ("later fragment of ICMP", fragment(raw(Frame::tcp("203.0.113.7", 0), 1), true, 2), Fragment, ""),
         ("whole packet that ends in TCP", part(19), Malformed, ""),
         ("whole packet with a bare TCP header", part(20), NotAllowed, "web"),
         (
@@ -145,6 +172,10 @@ fn ipv6_cases() -> Vec<Case> {
     let stranger = || Frame::tcp("2a00::1", 8000);
     let part = |offset, more| Extension::Fragment { offset, more, identification: 7 };
     let bytes = |length| Frame { payload: ports_only(8000, length), ..raw(stranger(), 6) };
+    let of_client = |port, offset| {
+        let frame = Frame { payload: ports_only(port, 16), ..raw(Frame::tcp("fd00::9", port), 6) };
+        extended(frame, vec![part(offset, true)])
+    };
     let all = vec![
         HopByHop(0),
         part(0, false),
@@ -181,15 +212,27 @@ fn ipv6_cases() -> Vec<Case> {
             Allowed,
             "web",
         ),
+        ("later fragment before its first", extended(bytes(16), vec![part(9, true)]), Fragment, ""),
         ("first fragment of 8 bytes", extended(bytes(8), vec![part(0, true)]), NotAllowed, "web"),
-        ("first fragment without ports", extended(bytes(2), vec![part(0, true)]), Malformed, ""),
-        ("later fragment", extended(bytes(16), vec![part(9, true)]), Fragment, ""),
+        ("later fragment", extended(bytes(16), vec![part(9, true)]), NotAllowed, "web"),
         (
             "options, then a later fragment",
             extended(bytes(16), vec![HopByHop(0), part(9, false)]),
-            Fragment,
-            "",
+            NotAllowed,
+            "web",
         ),
+        (
+            "another protocol is the same packet",
+            extended(raw(bytes(16), 17), vec![part(9, true)]),
+            NotAllowed,
+            "web",
+        ),
+        ("first fragment without ports", extended(bytes(2), vec![part(0, true)]), Malformed, ""),
+        ("later fragment of that", extended(bytes(16), vec![part(9, true)]), Malformed, ""),
+        ("first fragment, allowed", of_client(8000, 0), Allowed, "web"),
+        ("later fragment, allowed", of_client(8000, 2), Allowed, "web"),
+        ("second first fragment, to another port", of_client(22, 0), Unguarded, ""),
+        ("later fragment after that", of_client(8000, 2), Allowed, "web"),
         (
             "extension goes past the packet",
             Frame { length_error: -24, ..extended(stranger(), vec![HopByHop(1)]) },

@@ -121,6 +121,11 @@ fn normal_traffic(scene: &Scene, stop: &AtomicBool) -> Result<()> {
         send(&client, Frame { payload: vec![0; 1400], ..tcp("10.77.1.61", ACK) })?;
         send(&client, tcp("10.77.1.62", SYN))?;
     }
+    // Fragments of packets whose first ones never come.
+    for number in 0..200 {
+        let whole = Frame { payload: vec![0; 64], ..Frame::udp("10.77.3.7", 8001) };
+        send(&client, whole.part(24..48, number))?;
+    }
     let mut round = 0;
     while !stop.load(Ordering::Relaxed) {
         send(&stranger, tcp(STRANGER[0], SYN))?;

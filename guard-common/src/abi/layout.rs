@@ -4,8 +4,8 @@ use super::*;
 use core::mem::{align_of, offset_of, size_of};
 
 #[test]
-fn layouts_are_those_of_version_6() {
-    assert_eq!(VERSION, 6);
+fn layouts_are_those_of_version_7() {
+    assert_eq!(VERSION, 7);
     let sizes = [
         ("Policy", size_of::<Policy>(), 40),
         ("Service", size_of::<Service>(), 24),
@@ -37,6 +37,8 @@ fn layouts_are_those_of_version_6() {
         ("Watch", size_of::<Watch>(), 40),
         ("Allowance", size_of::<Allowance>(), 32),
         ("Captured", size_of::<Captured>(), 184),
+        ("FragmentKey", size_of::<FragmentKey>(), 40),
+        ("Fate", size_of::<Fate>(), 24),
         (
             "align of keys",
             align_of::<RuleKeyV4>() * align_of::<RuleKeyV6>() * align_of::<SourceKey>(),
@@ -70,6 +72,8 @@ fn layouts_are_those_of_version_6() {
         ("Evidence.bytes", offset_of!(Evidence, bytes), 40),
         ("Block.services_until", offset_of!(Block, services_until), 4),
         ("Block.dropped", offset_of!(Block, dropped), 8),
+        ("Fate.verdict", offset_of!(Fate, verdict), 8),
+        ("Fate.owed", offset_of!(Fate, owed), 16),
         ("Counter.bytes", offset_of!(Counter, bytes), 8),
     ];
     for (name, offset, expected) in offsets {

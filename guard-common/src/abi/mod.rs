@@ -7,6 +7,7 @@
 mod block;
 mod connection;
 mod drops;
+mod fragment;
 mod ids;
 #[cfg(feature = "pod")]
 mod pod;
@@ -18,6 +19,7 @@ mod watch;
 pub use block::{Block, End};
 pub use connection::{Correction, FlowKey, Home, Marks, OpenCount, Opening, OpeningKey, Surplus, Tracked};
 pub use drops::{Budget, Evidence, Lost, Offence, OffenceKind, Sample, SampleKey, Sampled};
+pub use fragment::{Fate, FragmentKey, Owed};
 pub use ids::{LimitsId, ServiceId};
 pub use policy::{
     Class, Limits, PORT_WORDS, Policy, PortWord, Rule, Service, ServiceName, Thresholds, port_word,
@@ -27,7 +29,7 @@ pub use traffic::Traffic;
 pub use watch::{Allowance, Captured, SHOWN, Watch};
 
 /// Version of everything in this module.
-pub const VERSION: u32 = 6;
+pub const VERSION: u32 = 7;
 
 #[cfg(test)]
 mod layout;

@@ -1,7 +1,8 @@
 //! IPv4 (RFC 791).
 
 use super::transport::{self, Span};
-use super::{Headers, Kind, Malformed};
+use super::{Headers, Kind, Malformed, Part};
+use crate::abi::FragmentKey;
 use crate::packet::read;
 use crate::{Address, Packet};
 
@@ -22,7 +23,7 @@ pub(super) fn parse(
     if version_length >> 4 != 4 {
         return Err(Malformed::BadVersion);
     }
-    headers.network = start as u16;
+    headers.network = start as u8;
     headers.source = Address::v4([s0, s1, s2, s3]);
     let header_length = usize::from(version_length & 0xf) * 4;
     let (total, room) = total_length(packet, start, u16::from_be_bytes([t0, t1]), headers);
@@ -34,8 +35,10 @@ pub(super) fn parse(
     }
     let fragment = u16::from_be_bytes([f0, f1]);
     if fragment & FRAGMENT_OFFSET != 0 {
+        headers.part = Part::LATER;
         return Ok(Kind::Fragment);
     }
+    headers.part = Part::first_if(fragment & MORE_FRAGMENTS != 0);
     let span = Span {
         start: start + header_length,
         length: total - header_length,
@@ -47,6 +50,15 @@ pub(super) fn parse(
 #[inline(always)]
 pub(super) fn destination(packet: &(impl Packet + ?Sized), start: usize) -> Option<Address> {
     read(packet, start + DESTINATION).map(Address::v4)
+}
+
+/// Which packet the fragment at `start` is of.
+#[inline(always)]
+pub(super) fn fragment_key(packet: &(impl Packet + ?Sized), start: usize) -> Option<FragmentKey> {
+    let header: [u8; MIN_HEADER] = read(packet, start)?;
+    let [_, _, _, _, i0, i1, _, _, _, protocol, _, _, s0, s1, s2, s3, d0, d1, d2, d3] = header;
+    let (source, destination) = (Address::v4([s0, s1, s2, s3]), Address::v4([d0, d1, d2, d3]));
+    Some(FragmentKey::new(source, destination, u16::from_be_bytes([i0, i1]).into(), protocol))
 }
 
 /// The length of the packet, and that of the frame behind its start. A total length of 0 stands for "see the frame" in the super-packets

@@ -1,7 +1,8 @@
 //! IPv6 and its extension headers (RFC 8200).
 
 use super::transport::{self, Span};
-use super::{Headers, Kind, Malformed};
+use super::{Headers, Kind, Malformed, Part};
+use crate::abi::FragmentKey;
 use crate::packet::{forget, read};
 use crate::{Address, Packet};
 
@@ -12,7 +13,9 @@ pub const MAX_EXTENSION_HEADERS: usize = 6;
 pub(super) const ICMP: u8 = 58;
 
 const HEADER: usize = 40;
-/// Where the destination is in the header.
+/// Where the next header, the source and the destination are in the header.
+const NEXT: usize = 6;
+const SOURCE: usize = 8;
 const DESTINATION: usize = 24;
 const ROUTER_SOLICITATION: u8 = 133;
 const REDIRECT: u8 = 137;
@@ -21,6 +24,7 @@ const ROUTING: u8 = 43;
 const FRAGMENT: u8 = 44;
 const AUTHENTICATION: u8 = 51;
 const DESTINATION_OPTIONS: u8 = 60;
+const FRAGMENT_HEADER: usize = 8;
 const FRAGMENT_OFFSET: u16 = 0xfff8;
 const MORE_FRAGMENTS: u16 = 1;
 
@@ -40,7 +44,7 @@ pub(super) fn parse(
     if version >> 4 != 6 {
         return Err(Malformed::BadVersion);
     }
-    headers.network = start as u16;
+    headers.network = start as u8;
     headers.source = source;
     if source.is_v4() {
         return Err(Malformed::MappedSource);
@@ -61,6 +65,23 @@ pub(super) fn destination(packet: &(impl Packet + ?Sized), start: usize) -> Opti
     let high: [u8; 8] = read(packet, start + DESTINATION)?;
     let low: [u8; 8] = read(packet, start + DESTINATION + 8)?;
     Some(Address::of_words([u64::from_be_bytes(high), u64::from_be_bytes(low)]))
+}
+
+/// Which packet the fragment at `start` is of. Its fragment header is in one of the two places where [`walk`] takes it.
+#[inline(always)]
+pub(super) fn fragment_key(packet: &(impl Packet + ?Sized), start: usize) -> Option<FragmentKey> {
+    let [next]: [u8; 1] = read(packet, start + NEXT)?;
+    let mut offset = start + HEADER;
+    if next == HOP_BY_HOP {
+        let [_, words] = read(packet, offset)?;
+        offset = forget(packet, offset + (usize::from(words) + 1) * 8);
+    }
+    let [_, _, _, _, i0, i1, i2, i3]: [u8; FRAGMENT_HEADER] = read(packet, offset)?;
+    let high: [u8; 8] = read(packet, start + SOURCE)?;
+    let low: [u8; 8] = read(packet, start + SOURCE + 8)?;
+    let source = Address::of_words([u64::from_be_bytes(high), u64::from_be_bytes(low)]);
+    let destination = destination(packet, start)?;
+    Some(FragmentKey::new(source, destination, u32::from_be_bytes([i0, i1, i2, i3]), 0))
 }
 
 /// Whether the packet at `start` is neighbour discovery as Linux takes it: directly behind the IPv6 header, and not from behind a router.
@@ -118,15 +139,18 @@ fn walk(
                 if !(walked == 0 || walked == 1 && previous == HOP_BY_HOP) {
                     return Err(Malformed::MisplacedFragmentHeader);
                 }
-                let [following, _, f0, f1] = read(packet, offset).ok_or(Malformed::Truncated)?;
+                let [following, _, f0, f1, ..]: [u8; FRAGMENT_HEADER] =
+                    read(packet, offset).ok_or(Malformed::Truncated)?;
                 let field = u16::from_be_bytes([f0, f1]);
                 if field & FRAGMENT_OFFSET != 0 {
+                    headers.part = Part::LATER;
                     return Ok(Kind::Fragment);
                 }
                 // Neither offset nor more to come: an atomic fragment (RFC 6946), a packet as a whole.
                 fragment |= field & MORE_FRAGMENTS;
+                headers.part = Part::first_if(field & MORE_FRAGMENTS != 0);
                 next = following;
-                8
+                FRAGMENT_HEADER
             }
             protocol => {
                 let span = Span { start: offset, length: end - offset, more_fragments: fragment };

@@ -4,6 +4,7 @@
 //! than a bounded parser can follow, the packet is [`Malformed`] rather than passed unread.
 
 mod ethernet;
+mod fragment;
 mod ipv4;
 mod ipv6;
 mod transport;
@@ -12,6 +13,7 @@ use crate::packet::{forget, read};
 use crate::{Address, Packet};
 
 pub use ethernet::MAX_VLAN_TAGS;
+pub use fragment::{Part, fragment_key};
 pub use ipv6::MAX_EXTENSION_HEADERS;
 pub use transport::TCP;
 
@@ -55,9 +57,10 @@ pub struct Headers {
     pub sequence: u32,
     /// The flags of TCP.
     pub flags: TcpFlags,
-    /// Where the IP header begins in the frame, once it was read. (Up to whole words: what is not made of these the compiler
-    /// sets to zero byte by byte, in a loop.)
-    network: u16,
+    /// Where the IP header begins in the frame, once it was read: behind two tags at most.
+    network: u8,
+    /// Whether this is all of a packet.
+    pub part: Part,
     /// Bytes of the frame. Of one in several buffers, those of the first if nothing of an IP packet is behind it: what is there is padding,
     /// which Linux cuts off.
     pub length: u32,

@@ -12,7 +12,7 @@ use super::pins::{MapSet, Pins, is_there};
 use super::{Capacities, Error, fill};
 
 /// Every map that is kept over restarts.
-pub(super) const NAMES: [&str; 31] = [
+pub(super) const NAMES: [&str; 35] = [
     "STATE",
     "POLICIES",
     "PORTS",
@@ -30,6 +30,10 @@ pub(super) const NAMES: [&str; 31] = [
     "HOME",
     "FLOWS",
     "OPENINGS",
+    "FRAGMENTS_LET_IN",
+    "FRAGMENTS",
+    "STRAYS",
+    "STRAYS_OF",
     "EVIDENCE",
     "SAMPLED",
     "SAMPLES",

@@ -123,6 +123,7 @@ impl Background<'_> {
                 Some(format!("guard connections shows what it has open; max_connections is in {}", limits()))
             }
             Reason::Malformed
+            | Reason::FragmentRate
             | Reason::NotIp
             | Reason::Unguarded
             | Reason::Fragment

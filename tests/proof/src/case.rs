@@ -69,7 +69,11 @@ impl Case {
             if !last.is_empty() && rng.u8(..) < 64 {
                 frame = random::mutate(&mut rng, &last, &frame);
             }
-            let again = if rng.bool() { rng.u8(..64) } else { 0 };
+            let mut again = if rng.bool() { rng.u8(..64) } else { 0 };
+            if rng.u8(..) < 8 {
+                // So often that no room is left for more.
+                (frame, again) = (random::stray(&mut rng, &space).build(), 63);
+            }
             let pause = if rng.u8(..) < 64 { rng.u8(..4) } else { 0 };
             bytes.push(again << 2 | pause);
             bytes.extend((frame.len() as u16).to_le_bytes());
@@ -87,7 +91,7 @@ impl Case {
             now = now.saturating_add(*pause);
             for time in 0..=*again {
                 if time == 0 || time == *again {
-                    look(&Moment::new(&self.world, memory.meters(), frame, now));
+                    look(&Moment::new(&self.world, &memory, frame, now));
                 }
                 memory.judge(frame.as_slice(), now, &mut ());
             }

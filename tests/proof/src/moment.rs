@@ -9,7 +9,7 @@ use guard_common::observe::{Observer, Step};
 use guard_common::parse::{Headers, Kind, Malformed};
 use guard_common::{Address, Packet, Verdict};
 use guard_userspace::blocks::nested::Ends;
-use guard_userspace::memory::Memory;
+use guard_userspace::memory::{Fragments, Memory};
 
 use crate::world::World;
 
@@ -25,6 +25,8 @@ pub struct Moment<'a> {
     pub now: u64,
     /// The limiter's state of every source.
     pub meters: HashMap<SourceKey, Meter>,
+    /// What is remembered of fragments.
+    pub fragments: Fragments,
     /// What the guard says.
     pub seen: Seen,
 }
@@ -42,20 +44,21 @@ pub struct Seen {
 }
 
 impl<'a> Moment<'a> {
-    pub fn new(world: &'a World, meters: HashMap<SourceKey, Meter>, frame: &'a [u8], now: u64) -> Self {
-        let seen = judge(&mut world.memory(), frame, &meters, now);
-        Self { world, frame, now, meters, seen }
+    pub fn new(world: &'a World, before: &Memory, frame: &'a [u8], now: u64) -> Self {
+        let (meters, fragments) = (before.meters(), before.fragments());
+        let seen = judge(&mut world.memory(), frame, (&meters, &fragments), now);
+        Self { world, frame, now, meters, fragments, seen }
     }
 
     /// The same arrival at another guard.
     pub fn at(&self, world: &World) -> Seen {
-        judge(&mut world.memory(), self.frame, &self.meters, self.now)
+        judge(&mut world.memory(), self.frame, (&self.meters, &self.fragments), self.now)
     }
 
     /// Judges other packets in the place of this frame.
     pub fn instead<P: Packet>(&self) -> impl FnMut(&P) -> Seen {
         let mut memory = self.world.memory();
-        move |packet| judge(&mut memory, packet, &self.meters, self.now)
+        move |packet| judge(&mut memory, packet, (&self.meters, &self.fragments), self.now)
     }
 
     /// Where the frame is from, where guard can read it.
@@ -71,8 +74,11 @@ impl<'a> Moment<'a> {
         self.source().is_some_and(|source| blocks.any(|(net, ends)| net.contains(&source) && holds(ends)))
     }
 
-    /// The number of the service that the frame is for and the source that it is from, where guard knows both.
+    /// The number of the service that the frame is for and the source that it is from, where the frame says both: a later fragment does not.
     pub fn guarded(&self) -> Option<(usize, IpAddr)> {
+        if self.seen.kind == Ok(Kind::Fragment) {
+            return None;
+        }
         let id = self.seen.verdict.service;
         let index = usize::from(id.get()).checked_sub(1)?;
         Some((index, self.seen.headers.source.into()))
@@ -90,14 +96,15 @@ impl fmt::Display for Moment<'_> {
     }
 }
 
-/// Decides about a frame as if nothing but what `meters` tells had come before.
+/// Decides about a frame as if nothing but what this tells had come before.
 fn judge(
     memory: &mut Memory,
     frame: &(impl Packet + ?Sized),
-    meters: &HashMap<SourceKey, Meter>,
+    (meters, fragments): (&HashMap<SourceKey, Meter>, &Fragments),
     now: u64,
 ) -> Seen {
     memory.set_meters(meters);
+    memory.set_fragments(fragments);
     let mut steps = Steps::default();
     let verdict = memory.judge(frame, now, &mut steps);
     let (kind, headers) = steps.parsed.unwrap_or_else(|| panic!("every frame is parsed"));

@@ -36,11 +36,12 @@ fn sizes(sender: &Sender<'_>) -> Vec<Shape> {
 fn orders(sender: &Sender<'_>) -> Vec<Shape> {
     let reversed = |mut shape: Shape| {
         shape.frames.reverse();
-        shape
+        // Those that come before the first one.
+        let harmless = shape.frames.len() - 1;
+        shape.harmless(harmless)
     };
     let doubled = |shape: Shape| Shape {
         frames: shape.frames.iter().flat_map(|frame| [frame.clone(), frame.clone()]).collect(),
-        harmless: 2 * shape.harmless,
         ..shape
     };
     vec![
@@ -56,17 +57,19 @@ fn overlaps(sender: &Sender<'_>) -> Vec<Shape> {
     let overlapping = |name, frame: &Frame| {
         let (end, id) = (length(frame), identification());
         let frames = [frame.part(0..24, id), frame.part(16..end, id)];
-        of(name, frames.map(|frame| frame.build()).to_vec(), false).harmless(1)
+        of(name, frames.map(|frame| frame.build()).to_vec(), false)
     };
     // Two fragments that both claim to be the first: the host takes the one that comes first.
     let twice = |name, frame: &Frame, open_first: bool| {
         let (end, id) = (length(frame), identification());
         let mut frames =
             [frame.part(0..24, id), to_open_port(frame).part(0..24, id), frame.part(24..end, id)];
+        // Of a stranger, the later one has the fate of the last first one.
+        let harmless = if open_first { 1 } else { 2 };
         if open_first {
             frames.swap(0, 1);
         }
-        of(name, frames.map(|frame| frame.build()).to_vec(), !open_first).harmless(2)
+        of(name, frames.map(|frame| frame.build()).to_vec(), !open_first).harmless(harmless)
     };
     vec![
         overlapping("overlapping fragments", &sender.v4()),
@@ -82,7 +85,7 @@ fn without_ports(sender: &Sender<'_>) -> Vec<Shape> {
     let cut = |name, first: usize| {
         let (frame, id) = (sender.v4(), identification());
         let frames = [frame.part(0..first, id), frame.part(8..length(&frame), id)];
-        of(name, frames.map(|frame| frame.build()).to_vec(), false).harmless(1)
+        of(name, frames.map(|frame| frame.build()).to_vec(), false)
     };
     // Behind destination options, which are part of what is cut.
     let behind_options = |name, size| {
@@ -92,11 +95,12 @@ fn without_ports(sender: &Sender<'_>) -> Vec<Shape> {
         parts(name, &Frame { transport: Transport::Raw(DESTINATION_OPTIONS), payload, ..frame }, size)
     };
     let hidden = behind_options("a first fragment that ends before its transport header", 8);
+    let of_hidden = hidden.frames.len();
     vec![
-        cut("a first fragment of 2 bytes", 2).malformed(1),
+        cut("a first fragment of 2 bytes", 2).malformed(2),
         cut("a first fragment that ends behind its ports", 4),
         behind_options("destination options in the fragments", 32),
-        hidden.malformed(1).depends_on_the_kernel(),
+        hidden.malformed(of_hidden).depends_on_the_kernel(),
     ]
 }
 
@@ -149,8 +153,7 @@ fn misplaced(sender: &Sender<'_>) -> Vec<Shape> {
 /// A packet in fragments, in their order.
 fn parts(name: &'static str, frame: &Frame, size: usize) -> Shape {
     let parts = frame.fragments(size, identification());
-    let harmless = parts.len() - 1;
-    of(name, parts.iter().map(Frame::build).collect(), true).harmless(harmless)
+    of(name, parts.iter().map(Frame::build).collect(), true)
 }
 
 fn to_open_port(frame: &Frame) -> Frame {

@@ -20,7 +20,8 @@ pub struct Shape {
     pub taken_through_conntrack: Option<bool>,
     /// How many of its frames guard refuses as malformed, whoever sends them.
     pub malformed: usize,
-    /// How many of its frames guard lets through from a stranger, since they reach no port: later fragments, what is not TCP or UDP.
+    /// How many of its frames guard lets through from a stranger, since they reach no port: fragments that come before their first
+    /// one, what is not TCP or UDP.
     pub harmless: usize,
 }
 

@@ -49,6 +49,12 @@ pub fn honest(rng: &mut Rng, space: &Space) -> Frame {
     Frame { source, destination: host.destination, ..frame }
 }
 
+/// A long fragment of a packet whose first one has not come.
+pub fn stray(rng: &mut Rng, space: &Space) -> Frame {
+    let frame = Frame { payload: vec![0x55; MAX_FRAME], ..honest(rng, space) };
+    frame.part(1000..MAX_FRAME - 200, rng.u16(..))
+}
+
 /// A frame made from others by what a shape cannot express: bytes that are gone, doubled, foreign, or at their bounds.
 pub fn mutate(rng: &mut Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
     let mut bytes = frame.to_vec();
@@ -77,6 +83,8 @@ pub fn mutate(rng: &mut Rng, frame: &[u8], other: &[u8]) -> Vec<u8> {
 /// What `BPF_PROG_TEST_RUN` takes as one buffer.
 const MIN_FRAME: usize = 14;
 const MAX_FRAME: usize = 3500;
+/// Few, so that fragments meet.
+const IDENTIFICATIONS: u16 = 3;
 
 /// A frame as it may be meant, with lengths that are wrong at times.
 pub fn shape(rng: &mut Rng, space: &Space) -> Frame {
@@ -105,7 +113,8 @@ pub fn shape(rng: &mut Rng, space: &Space) -> Frame {
     }
     if rng.u8(..) < 48 {
         let offset = if rng.bool() { 0 } else { rng.u16(..0x2000) };
-        frame.fragment = Ipv4Fragment { more: rng.bool(), offset, identification: rng.u16(..) };
+        frame.fragment =
+            Ipv4Fragment { more: rng.bool(), offset, identification: rng.u16(..IDENTIFICATIONS) };
     }
     if rng.u8(..) < 160 {
         frame.extensions = (0..rng.usize(0..10)).map(|_| extension(rng)).collect();
@@ -138,7 +147,7 @@ fn extension(rng: &mut Rng) -> Extension {
         _ => Extension::Fragment {
             offset: if rng.u8(..) < 192 { 0 } else { rng.u16(..0x2000) },
             more: rng.bool(),
-            identification: rng.u32(..),
+            identification: rng.u16(..IDENTIFICATIONS).into(),
         },
     }
 }

@@ -30,6 +30,12 @@ pub fn a_block_in_force_stops_all_but_the_trusted(moment: &Moment<'_>) {
     for net in around(source) {
         let [services, host] = [End::NONE, End::FOREVER].map(|host| blocked(moment, net, host, End::FOREVER));
         let reason = moment.seen.verdict.reason;
+        if moment.seen.kind == Ok(Kind::Fragment) {
+            // For the reason of its first fragment, or for the block.
+            let is_stopped = reason == Reason::Trusted || host.verdict.action == Action::Drop;
+            assert!(is_stopped, "host {net}: {host:?}\n{moment}");
+            continue;
+        }
         let expected = match (moment.seen.kind, moment.guarded().is_some(), moment.seen.class) {
             (_, true, Some(Class::Allow)) => [Reason::Blocked; 2],
             // Refused before a block is asked for.
@@ -59,8 +65,8 @@ pub fn a_block_that_is_over_changes_nothing(moment: &Moment<'_>) {
 /// The source of a packet that the blocks are asked about.
 fn source(moment: &Moment<'_>) -> Option<IpAddr> {
     match moment.seen.kind {
-        Ok(Kind::Segment(_) | Kind::OtherIp) | Err(_) => moment.source(),
-        Ok(Kind::NotIp | Kind::Fragment) => None,
+        Ok(Kind::Segment(_) | Kind::OtherIp | Kind::Fragment) | Err(_) => moment.source(),
+        Ok(Kind::NotIp) => None,
     }
 }
 

@@ -1,6 +1,7 @@
 //! Enforce and monitor.
 
 use guard_common::Action;
+use guard_common::parse::Kind;
 use guard_userspace::config::ServiceMode;
 
 use crate::moment::{Moment, Seen};
@@ -11,6 +12,10 @@ pub fn monitor_equals_enforce_but_for_the_action(moment: &Moment<'_>) {
     for other in [&enforced, &monitored] {
         let same = |seen: &Seen| (seen.verdict.reason, seen.verdict.service, seen.meters.clone());
         assert_eq!(same(other), same(&moment.seen), "{moment}");
+    }
+    // What was done to its first fragment is done to a later one, whatever the mode is meanwhile.
+    if moment.seen.kind == Ok(Kind::Fragment) {
+        return;
     }
     let drops = enforced.verdict.reason.drops();
     assert_eq!(enforced.verdict.action, if drops { Action::Drop } else { Action::Pass }, "{moment}");
@@ -26,6 +31,10 @@ pub fn monitor_equals_enforce_but_for_the_action(moment: &Moment<'_>) {
 /// Each service by its own mode; what is of no service is dropped where any is enforced, and all that a block of the host names.
 pub fn the_action_is_that_of_the_reason_and_the_mode(moment: &Moment<'_>) {
     let verdict = moment.seen.verdict;
+    // A block may have ended since its first fragment was dropped for it.
+    if moment.seen.kind == Ok(Kind::Fragment) && verdict.action == Action::Drop {
+        return;
+    }
     let services = &moment.world.policy.services;
     let enforced = match moment.world.service(verdict.service) {
         _ if moment.is_host_blocked() => true,

@@ -27,7 +27,7 @@ pub fn the_class_is_that_of_the_lists(moment: &Moment<'_>) {
         | Reason::ByteRate
         | Reason::ConnectionRate
         | Reason::MaxConnections => Some(Class::Allow),
-        Reason::NotIp | Reason::Unguarded | Reason::Fragment | Reason::Malformed => {
+        Reason::NotIp | Reason::Unguarded | Reason::Fragment | Reason::Malformed | Reason::FragmentRate => {
             panic!("{reason:?} has no service\n{moment}")
         }
     };

@@ -5,10 +5,10 @@ use guard_common::{Packet, Reason};
 use crate::moment::Moment;
 
 /// What was dropped is dropped for the same reason when less of it arrives, or it is malformed; but a shorter packet may be within
-/// the limit of bytes that the whole was over.
+/// the limit of bytes, or the bound of fragments, that the whole was over.
 pub fn truncation_never_turns_a_drop_into_an_allowed(moment: &Moment<'_>) {
     let whole = moment.seen.verdict.reason;
-    if !whole.drops() || whole == Reason::ByteRate {
+    if !whole.drops() || matches!(whole, Reason::ByteRate | Reason::FragmentRate) {
         return;
     }
     let mut judge = moment.instead();

@@ -8,6 +8,7 @@ use crate::moment::Moment;
 pub fn every_frame_gets_one_possible_verdict(moment: &Moment<'_>) {
     let mut memory = moment.world.memory();
     memory.set_meters(&moment.meters);
+    memory.set_fragments(&moment.fragments);
     let verdict = memory.judge(moment.frame, moment.now, &mut ());
     assert_eq!(verdict, moment.seen.verdict, "being watched changes the verdict\n{moment}");
     assert!(Verdict::possible(verdict.service).any(|possible| possible == verdict), "{moment}");
