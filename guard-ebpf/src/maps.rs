@@ -8,9 +8,10 @@ use core::ptr::addr_of;
 use aya_ebpf::btf_maps::{Array, ArrayOfMaps, HashMap, LpmTrie, LruHashMap, PerCpuArray, RingBuf};
 use aya_ebpf::macros::btf_map;
 use guard_common::abi::{
-    Admitted, Allowance, Block, Budget, Captured, Counter, Evidence, Fate, FlowKey, FragmentKey, Home, Limits,
-    LimitsId, Lost, Meter, Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule, RuleKeyV4, RuleKeyV6, Sample,
-    SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, State, Surplus, Tracked, Traffic, Watch,
+    Admitted, Allowance, Block, Budget, Captured, Counter, Evidence, Fate, FlowKey, FragmentKey, Home,
+    Limits, LimitsId, Lost, Meter, Offence, Opening, OpeningKey, PORT_WORDS, Policy, PortWord, Rule,
+    RuleKeyV4, RuleKeyV6, Sample, SampleKey, Sampled, Service, ServiceId, ServiceName, SourceKey, State,
+    Surplus, Tracked, Traffic, Watch,
 };
 use guard_common::verdict::COUNTERS as VERDICTS;
 

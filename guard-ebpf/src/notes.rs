@@ -15,7 +15,8 @@ use guard_common::traffic::{self, TrafficState};
 use guard_common::{Reason, Tables, Verdict};
 
 use crate::maps::{
-    EVIDENCE, FLOWS, LIMITS, METERS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep, kept, lose,
+    EVIDENCE, FLOWS, LIMITS, METERS, OFFENCES, POLICIES, SAMPLED, SAMPLES, TRAFFIC, TRAFFIC_UNTIL, keep,
+    kept, lose,
 };
 use crate::now;
 use crate::tables::{Maps, limits_index};
