@@ -6,15 +6,15 @@
 //! | [`generator`] | a program that sends frames |
 //! | [`paced`] | one that sends them at a pace |
 //! | [`random_sources`] | a program that gives each packet another source address before it hands it on |
-//! | [`reference`] | a program of known work, to hold others against |
+//! | [`known_work`] | a program of known work, to hold others against |
 
 #![expect(unsafe_code, reason = "bpf(2) has no safe wrapper")]
 
 pub mod generator;
 pub mod instruction;
+pub mod known_work;
 pub mod paced;
 pub mod random_sources;
-pub mod reference;
 
 use std::ffi::CString;
 use std::fs;

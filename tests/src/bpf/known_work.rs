@@ -12,7 +12,7 @@ const SLOT: i16 = -8;
 const PARTS: i32 = 4;
 const STEPS: u32 = 24;
 
-/// Some arithmetic over memory and a look-up in a hash, [`PARTS`] times.
+/// Some arithmetic over memory and a look-up in a hash, `PARTS` times.
 pub struct Reference {
     program: Program,
     /// What the program asks lives as long as this.
