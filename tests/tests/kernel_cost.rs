@@ -52,8 +52,8 @@ fn full_tables_cost_a_packet_that_needs_none_of_them_next_to_nothing() -> Result
     Ok(())
 }
 
-/// Which part of the work of a reference program a frame may cost over small tables, both less a bare drop. It is a third more than it does
-/// cost: a program that is 30 % slower fails.
+/// Which part of the work of a reference program a frame may cost over small tables, both less a bare drop. It is a third more than
+/// it does cost on one machine, since the parts of this work differ from CPU to CPU.
 const OF_THE_REFERENCE: [(&str, f64); 3] =
     [("to another port, IPv4", 0.23), ("stranger, IPv4", 0.53), ("allowed, IPv4", 1.43)];
 
