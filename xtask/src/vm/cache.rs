@@ -12,7 +12,8 @@ use crate::process;
 use crate::workspace::Workspace;
 
 /// Each needs only those before it.
-const MODULES: [&str; 6] = ["llc", "stp", "bridge", "veth", "inet_diag", "tcp_diag"];
+const MODULES: [&str; 11] =
+    ["llc", "stp", "bridge", "veth", "inet_diag", "tcp_diag", "garp", "mrp", "8021q", "tls", "bonding"];
 
 /// A kernel on this disk.
 #[derive(Debug)]

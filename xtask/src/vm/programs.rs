@@ -15,12 +15,14 @@ use crate::workspace::{Profile, Workspace};
 const PROFILE: Profile = Profile::Release;
 
 /// The tests, and what is left out of them: real traffic once is enough for a kernel.
-const TESTS: [(&str, &[&str]); 5] = [
+const TESTS: [(&str, &[&str]); 6] = [
     ("kernel_named_frames", &[]),
     ("kernel_limiter", &[]),
     ("kernel_differential", &[]),
     ("kernel_generations", &[]),
     ("traffic_access", &["--skip=generic_mode", "--skip=monitor_mode"]),
+    // Many kernels for containers have neither of these devices.
+    ("agent_stacked", &["a_vlan_is", "of_a_bond"]),
 ];
 
 /// What the tests of traffic run.
@@ -93,8 +95,12 @@ impl Programs {
     }
 
     /// Variables that the tests read.
-    pub(crate) fn environment(&self) -> Result<[(&'static str, String); 2]> {
-        Ok([("GUARD_BIN", text(&self.guard)?), ("GUARD_TEST_FRAMES", FRAMES.into())])
+    pub(crate) fn environment(&self) -> Result<[(&'static str, String); 3]> {
+        Ok([
+            ("GUARD_BIN", text(&self.guard)?),
+            ("GUARD_TEST_FRAMES", FRAMES.into()),
+            ("GUARD_TEST_DEVICES", "all".into()),
+        ])
     }
 
     pub(crate) fn steps(&self, expects: Expects) -> Result<Vec<Step>> {
