@@ -279,7 +279,7 @@ fn the_files_for_prometheus_are_right() -> Result<()> {
     let (scrape, alertmanager) = (path("scrape.yml"), path("alertmanager.yml"));
     let route = ["config", "routes", "test", "--config.file", &alertmanager];
     let cases: [(&str, &[&str], &str); 7] = [
-        ("promtool", &["check", "rules", &rules], "13 rules found"),
+        ("promtool", &["check", "rules", &rules], "14 rules found"),
         ("promtool", &["test", "rules", &tests], "SUCCESS"),
         ("promtool", &["check", "config", "--syntax-only", &scrape], "SUCCESS"),
         ("amtool", &["check-config", &alertmanager], "SUCCESS"),
