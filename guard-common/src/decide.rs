@@ -178,13 +178,20 @@ pub(crate) fn exceeded<T: Tables, C: Fn() -> u64>(
         return Some(Reason::PacketRate);
     };
     observer.step(Step::Source { limits: id, suspected_until: suspected_until.load() });
+    let mut time = 0;
     let mut within = |limit, rate: &Rate, word: &T::Word| {
         let units = || match limit {
             Limit::Bytes => length(),
             Limit::Packets => weight,
             Limit::Connections => 1,
         };
-        let within = rate.is_unlimited() || rate.admit(word, now.get(), units());
+        let mut within = rate.is_unlimited();
+        if !within {
+            if time == 0 {
+                time = tables.limiter_now().unwrap_or_else(|| now.get());
+            }
+            within = rate.admit(word, time, units());
+        }
         observer.step(Step::Limit { limit, within });
         within
     };

@@ -49,6 +49,14 @@ pub trait Tables {
     /// The limiter's state of a source, made if there is none; `None` if there is no room to make it.
     fn meter(&self, source: &SourceKey) -> Option<MeterState<Self::Word>>;
 
+    /// The clock of the limiter, in nanoseconds; none: the clock of the decision.
+    ///
+    /// In the kernel it is the monotonic clock, which costs a tenth of an allowed packet less than the boot clock. It stands still while the
+    /// machine is suspended, and so does what a source has used of its limits.
+    fn limiter_now(&self) -> Option<u64> {
+        None
+    }
+
     /// How many connections the source has open.
     fn connections(&self, source: &SourceKey) -> u64;
 

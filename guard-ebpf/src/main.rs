@@ -15,7 +15,7 @@ mod word;
 use aya_ebpf::Global;
 use aya_ebpf::bindings::TC_ACT_SHOT;
 use aya_ebpf::bindings::xdp_action::{XDP_ABORTED, XDP_DROP, XDP_PASS};
-use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns};
+use aya_ebpf::helpers::{bpf_jiffies64, bpf_ktime_get_boot_ns, bpf_ktime_get_ns};
 use aya_ebpf::macros::{btf_tracepoint, classifier, xdp};
 use aya_ebpf::programs::{BtfTracePointContext, TcContext, XdpContext};
 use guard_common::abi::Correction;
@@ -131,12 +131,22 @@ pub fn guard_correct(ctx: XdpContext) -> u32 {
     }
 }
 
-/// The clock that goes on while the machine is suspended: a block and a deadline end on time all the same.
+/// The clock that goes on while the machine is suspended: blocks and deadlines end on time.
 #[inline(always)]
 fn now() -> u64 {
     match FIXED_TIME.load() {
         // SAFETY: the helper takes nothing and has no effect.
         0 => unsafe { bpf_ktime_get_boot_ns() },
+        fixed => fixed,
+    }
+}
+
+/// The clock of the limiter; see [`guard_common::Tables::limiter_now`].
+#[inline(always)]
+fn limiter_now() -> u64 {
+    match FIXED_TIME.load() {
+        // SAFETY: the helper takes nothing and has no effect.
+        0 => unsafe { bpf_ktime_get_ns() },
         fixed => fixed,
     }
 }

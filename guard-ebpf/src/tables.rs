@@ -14,6 +14,7 @@ use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
+use crate::limiter_now;
 use crate::maps::{
     ADMITTED, BLOCK_PREFIXES, BLOCKS, CONNECTIONS, LIMITS, METERS, OPENINGS, POLICIES, PORTS, RULES_V4,
     RULES_V6, SERVICES, STATE,
@@ -121,6 +122,11 @@ impl Tables for Maps {
         // Another CPU may be first: then its state is the one to use.
         let _ = METERS.insert(source, NEW_METER, u64::from(BPF_NOEXIST));
         METERS.get_ptr_mut(source).map(metered)
+    }
+
+    #[inline(always)]
+    fn limiter_now(&self) -> Option<u64> {
+        Some(limiter_now())
     }
 
     #[inline(always)]

@@ -17,6 +17,7 @@ use guard_common::parse::{Headers, Protocol};
 use guard_common::tables::{BlockState, MeterState};
 use guard_common::{Address, Family, Tables};
 
+use super::publish::limiter_now;
 use super::{Error, Maps};
 
 /// The tables of a decision, over the maps of the kernel. A value that cannot be read counts as absent.
@@ -59,6 +60,10 @@ impl Tables for Live<'_> {
 
     fn state(&self) -> State {
         self.0.state().unwrap_or_default()
+    }
+
+    fn limiter_now(&self) -> Option<u64> {
+        Some(limiter_now())
     }
 
     fn enforces(&self, slot: Slot) -> bool {

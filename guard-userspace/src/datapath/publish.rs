@@ -318,9 +318,14 @@ pub fn boot_now() -> u64 {
     nanoseconds_of(ClockId::CLOCK_BOOTTIME)
 }
 
+/// The clock of the limiter: nanoseconds of CLOCK_MONOTONIC.
+pub(super) fn limiter_now() -> u64 {
+    nanoseconds_of(ClockId::CLOCK_MONOTONIC)
+}
+
 /// How long the machine was suspended since its boot: what the clock of sets of maps before version 6 is behind.
 pub(super) fn suspended() -> u64 {
-    let monotonic = nanoseconds_of(ClockId::CLOCK_MONOTONIC);
+    let monotonic = limiter_now();
     boot_now().saturating_sub(monotonic)
 }
 

@@ -147,6 +147,7 @@ impl<T: Tables> Told<'_, T> {
 
     fn limit(&self, limit: Limit, within: bool, of: &Limits, key: &SourceKey) -> Option<LimitState> {
         let state = self.tables.meter(key)?;
+        let now = self.tables.limiter_now().unwrap_or(self.now);
         let (name, rate, arrival) = match limit {
             Limit::Packets => ("packets", of.packets, state.packets.load()),
             Limit::Bytes => ("bytes", of.bytes, state.bytes.load()),
@@ -156,9 +157,9 @@ impl<T: Tables> Told<'_, T> {
         (!rate.is_unlimited()).then(|| LimitState {
             limit: name.into(),
             within,
-            most: rate.left(0, self.now),
-            left: rate.left(arrival, self.now),
-            full_again_seconds: Duration::from_nanos(rate.full_after(arrival, self.now)).as_secs_f64(),
+            most: rate.left(0, now),
+            left: rate.left(arrival, now),
+            full_again_seconds: Duration::from_nanos(rate.full_after(arrival, now)).as_secs_f64(),
         })
     }
 }

@@ -101,7 +101,8 @@ impl Engine {
 
     /// Of the limit that has least left.
     fn limit_used(&self, key: &SourceKey, open: u64) -> Option<f64> {
-        let (live, now) = (Live(&self.maps), boot_now());
+        let live = Live(&self.maps);
+        let now = live.limiter_now().unwrap_or_else(boot_now);
         let slot = live.epoch().live(boot_now);
         let rule = live.rule(slot, key.service(), key.address())?;
         let limits = *live.limits(slot, rule.limits())?.borrow();
